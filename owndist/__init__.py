@@ -1,0 +1,41 @@
+"""Distributed futures for Python: an executor whose futures may be arguments of tasks.
+
+    from owndist import OwnershipExecutor
+
+    with OwnershipExecutor() as executor:
+        a = executor.submit(load, "a.npy")
+        b = executor.submit(load, "b.npy")
+        c = executor.submit(add, a, b)      # futures as arguments
+        print(c.result())
+
+See `OwnershipExecutor`; the errors are in `owndist.errors`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .executor import OwnershipExecutor, Statistics
+    from .futures import Future
+
+__version__ = "0.1.0"
+
+__all__ = ["Future", "OwnershipExecutor", "Statistics", "__version__"]
+
+_HOMES = {"OwnershipExecutor": "executor", "Statistics": "executor", "Future": "futures"}
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when first asked for (PEP 562): a worker imports this package and needs none of it.
+    if name in _HOMES:
+        from importlib import import_module
+
+        value = getattr(import_module(f"owndist.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

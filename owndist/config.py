@@ -1,0 +1,65 @@
+"""Options: what can be set, for an executor and for single calls."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+__all__ = ["TaskOptions", "resolve_options"]
+
+
+class TaskOptions(NamedTuple):
+    """How a task is run; see `OwnershipExecutor.options`."""
+
+    max_retries: int = 3
+    retry_exceptions: tuple[type[BaseException], ...] = ()
+    name: str | None = None
+
+
+def resolve_options(base: TaskOptions, changes: Mapping[str, Any]) -> TaskOptions:
+    """The options `base` with some changed.
+
+    Raises:
+        TypeError: there is no such option (the nearest name is suggested), or a value has the
+            wrong type.
+        ValueError: a value is out of range.
+    """
+    for key in changes:
+        if key not in TaskOptions._fields:
+            near = difflib.get_close_matches(key, TaskOptions._fields, 1, 0.5)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            known = ", ".join(TaskOptions._fields)
+            raise TypeError(f"there is no option {key!r}{hint} The options are: {known}.")
+    checked = dict(changes)
+    if "max_retries" in checked:
+        retries = checked["max_retries"]
+        if isinstance(retries, bool) or not isinstance(retries, int):
+            raise TypeError(
+                f"max_retries is how often a task may run again, an int, not {retries!r}"
+            )
+        if retries < 0:
+            raise ValueError(f"max_retries must be 0 or more, not {retries}")
+    if "retry_exceptions" in checked:
+        checked["retry_exceptions"] = _exception_types(checked["retry_exceptions"])
+    if "name" in checked:
+        name = checked["name"]
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"name is what messages call the task, a str, not {name!r}")
+    return base._replace(**checked)
+
+
+def _exception_types(value: Any) -> tuple[type[BaseException], ...]:
+    if isinstance(value, type) and issubclass(value, BaseException):
+        return (value,)
+    try:
+        types = tuple(value)
+    except TypeError:
+        types = (value,)
+    for item in types:
+        if not (isinstance(item, type) and issubclass(item, BaseException)):
+            raise TypeError(
+                "retry_exceptions is an exception class or several, such as "
+                f"(ConnectionError, TimeoutError), not {value!r}"
+            )
+    return types

@@ -1,0 +1,168 @@
+"""All commands: what a machine asks of its process. Named in the imperative."""
+
+from __future__ import annotations
+
+from .ids import ExtentKey, ObjectId, ProcessNumber, TaskId
+from .messages import Message
+from .records import Record
+from .values import Failure, Value
+
+
+class Send(Record):
+    """Send a message to a peer. To one that is gone: drop it."""
+
+    __slots__ = ("peer", "message")
+
+    def __init__(
+        self,
+        peer: ProcessNumber,
+        message: Message,
+    ) -> None:
+        self.peer = peer
+        self.message = message
+
+
+class Complete(Record):
+    """An object has its outcome: complete the future that waits for it."""
+
+    __slots__ = ("object", "status", "value")
+
+    def __init__(
+        self,
+        object: ObjectId,
+        status: int,
+        value: Value | Failure | None,
+    ) -> None:
+        self.object = object
+        self.status = status
+        self.value = value
+
+
+class CancelAnswered(Record):
+    """Answers `CancelAsked`. True: the task will not run, and its future is cancelled."""
+
+    __slots__ = ("task", "cancelled")
+
+    def __init__(
+        self,
+        task: TaskId,
+        cancelled: bool,
+    ) -> None:
+        self.task = task
+        self.cancelled = cancelled
+
+
+class JudgeError(Record):
+    """Say by `ErrorJudged` whether this error is among those that the task retries."""
+
+    __slots__ = ("task", "attempt", "error")
+
+    def __init__(
+        self,
+        task: TaskId,
+        attempt: int,
+        error: bytes,
+    ) -> None:
+        self.task = task
+        self.attempt = attempt
+        self.error = error
+
+
+class Free(Record):
+    """An extent that this process wrote is needed no more."""
+
+    __slots__ = ("serial",)
+
+    def __init__(
+        self,
+        serial: int,
+    ) -> None:
+        self.serial = serial
+
+
+class Unlink(Record):
+    """Nothing in this segment of a dead process is needed any more."""
+
+    __slots__ = ("segment",)
+
+    def __init__(
+        self,
+        segment: str,
+    ) -> None:
+        self.segment = segment
+
+
+class SweepDead(Record):
+    """A worker is dead: unlink all its segments but these, which hold live values."""
+
+    __slots__ = ("worker", "keep")
+
+    def __init__(
+        self,
+        worker: ProcessNumber,
+        keep: frozenset[str],
+    ) -> None:
+        self.worker = worker
+        self.keep = keep
+
+
+class Spawn(Record):
+    """Start a worker process under this number."""
+
+    __slots__ = ("worker",)
+
+    def __init__(
+        self,
+        worker: ProcessNumber,
+    ) -> None:
+        self.worker = worker
+
+
+class Kill(Record):
+    """End a worker process at once."""
+
+    __slots__ = ("worker",)
+
+    def __init__(
+        self,
+        worker: ProcessNumber,
+    ) -> None:
+        self.worker = worker
+
+
+class Drained(Record):
+    """After `ShutdownAsked`: every task has its outcome; workers may stop."""
+
+    __slots__ = ()
+
+
+class Log(Record):
+    """Something that a person watching the logs should know."""
+
+    __slots__ = ("level", "text", "args")
+
+    def __init__(
+        self,
+        level: int,
+        text: str,
+        args: tuple[object, ...],
+    ) -> None:
+        self.level = level
+        self.text = text
+        self.args = args
+
+
+__all__ = [
+    "CancelAnswered",
+    "Complete",
+    "Drained",
+    "ExtentKey",
+    "Free",
+    "JudgeError",
+    "Kill",
+    "Log",
+    "Send",
+    "Spawn",
+    "SweepDead",
+    "Unlink",
+]

@@ -1,0 +1,32 @@
+"""How processes, tasks, objects and extents are named.
+
+A *process number* is given once and never again within a session: the driver is 0, workers count
+up from 1. A replacement for a dead worker has a new number, so the number is its incarnation too:
+whatever a dead one still says cannot be mistaken for its successor's.
+
+A *task id* is an integer that its owner counts up. The task's return values are objects with the
+ids `task, task + 1, ...`: a function of the task id, so that a second execution refills the same
+objects (Ray gives return ids the same way).
+
+An *address* says where to ask for an object from anywhere: (host, owner's process number, id).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+LOCAL_HOST = 0
+DRIVER = 0
+
+ObjectId = int
+TaskId = int
+ProcessNumber = int
+ExtentKey = tuple[int, int]  # (writer's process number, serial)
+
+
+class Address(NamedTuple):
+    """Names one object of one owner, from anywhere in the session."""
+
+    host: int
+    owner: ProcessNumber
+    id: ObjectId

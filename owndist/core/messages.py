@@ -1,0 +1,40 @@
+"""All messages: what crosses from one process to another.
+
+Plain tuples, the code first (a tuple pickles six times faster than a named tuple). Whatever can
+arrive late carries a number that its receiver checks: the task's attempt, the registration's
+token; the link that it comes by names the sender's incarnation.
+
+Owner to executor
+    TASK      task, attempt, function, entries, args, slots, name
+                  function: key of a DEFINE; entries: keys of the namespace entries it needs;
+                  args: the value of (args, kwargs); slots: values of the futures among them
+    DEFINE    key, body                 a function's pickle, once per worker
+    ENTRY     key, body                 a global of __main__, when it differs from the last sent
+    RECALL    tasks                     give back those that have not started
+    FREE      serials                   extents of the receiver that nobody needs any more
+    OUTCOME   object, status, value     to a borrower: the object is there, or failed
+    STOP      -                         end once the queue is empty
+
+Executor to owner
+    ALIVE     pid                       the initializer has run; tasks may come
+    INIT_FAILED  error                  it raised: the pool is of no use
+    DONE      task, attempt, status, value, elapsed_ns, extras
+                  extras: None, or (borrowed, pinned, nested, entries): references and mappings
+                  that outlive the task, the objects whose futures are inside the value, and the
+                  namespace entries that its readers need
+    RECALLED  asked, given              the answer to RECALL
+    RELEASE   ((object, token), ...)    the borrower has dropped its last handle
+    UNMAPPED  ((number, serial), ...)   the last mapping of these extents is gone
+    BORROW    object                    tell me its outcome
+    BLOCKED   -                         the running task waits for a future
+    UNBLOCKED -
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+Message = tuple[Any, ...]
+
+TASK, DEFINE, ENTRY, RECALL, FREE, OUTCOME, STOP = range(1, 8)
+ALIVE, INIT_FAILED, DONE, RECALLED, RELEASE, UNMAPPED, BORROW, BLOCKED, UNBLOCKED = range(20, 29)

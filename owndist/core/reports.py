@@ -1,0 +1,253 @@
+"""All reports: what a machine is told by its own process. Named for what has happened."""
+
+from __future__ import annotations
+
+from .ids import Address, ExtentKey, ObjectId, ProcessNumber, TaskId
+from .messages import Message
+from .records import Record
+from .values import Failure, Value
+
+
+class Submitted(Record):
+    """The process's own code has submitted a task; a handle to its result exists."""
+
+    __slots__ = ("task", "function", "entries", "args", "slots", "nested", "name", "max_retries", "judged")
+
+    def __init__(
+        self,
+        task: TaskId,
+        function: int,
+        entries: tuple[int, ...],
+        args: Value,
+        slots: tuple[ObjectId, ...],  # futures among the arguments, given as values
+        nested: tuple[ObjectId, ...],  # futures among the arguments that stay futures
+        name: str,
+        max_retries: int,
+        judged: bool,  # errors are to be judged (retry_exceptions) before they count
+    ) -> None:
+        self.task = task
+        self.function = function
+        self.entries = entries
+        self.args = args
+        self.slots = slots
+        self.nested = nested
+        self.name = name
+        self.max_retries = max_retries
+        self.judged = judged
+
+
+class Stored(Record):
+    """The process's own code has put a value; a handle to it exists."""
+
+    __slots__ = ("object", "value", "nested")
+
+    def __init__(
+        self,
+        object: ObjectId,
+        value: Value,
+        nested: tuple[ObjectId, ...],
+    ) -> None:
+        self.object = object
+        self.value = value
+        self.nested = nested
+
+
+class Promised(Record):
+    """An object will be given by someone outside the session (a foreign future); a handle exists."""
+
+    __slots__ = ("object",)
+
+    def __init__(
+        self,
+        object: ObjectId,
+    ) -> None:
+        self.object = object
+
+
+class Fulfilled(Record):
+    """A promised object is there, or has failed."""
+
+    __slots__ = ("object", "status", "value")
+
+    def __init__(
+        self,
+        object: ObjectId,
+        status: int,
+        value: Value | Failure | None,
+    ) -> None:
+        self.object = object
+        self.status = status
+        self.value = value
+
+
+class HandleAdded(Record):
+    """One more handle exists in this process: to an own object (id) or to another's (address)."""
+
+    __slots__ = ("object",)
+
+    def __init__(
+        self,
+        object: ObjectId | Address,
+    ) -> None:
+        self.object = object
+
+
+class HandlesDropped(Record):
+    """Handles are gone; an id or address stands once for each."""
+
+    __slots__ = ("objects",)
+
+    def __init__(
+        self,
+        objects: list[ObjectId | Address],
+    ) -> None:
+        self.objects = objects
+
+
+class TaskEnded(Record):
+    """The executing thread has run a task; its value, if stored, is written.
+
+    `mapped` are the extents that this process still maps and has not told of; `entries` the keys
+    of the namespace entries that whoever loads the value needs.
+    """
+
+    __slots__ = ("task", "attempt", "status", "value", "elapsed_ns", "nested", "mapped", "entries")
+
+    def __init__(
+        self,
+        task: TaskId,
+        attempt: int,
+        status: int,
+        value: Value | Failure | None,
+        elapsed_ns: int,
+        nested: tuple[ObjectId, ...],
+        mapped: tuple[ExtentKey, ...],
+        entries: tuple[int, ...] = (),
+    ) -> None:
+        self.task = task
+        self.attempt = attempt
+        self.status = status
+        self.value = value
+        self.elapsed_ns = elapsed_ns
+        self.nested = nested
+        self.mapped = mapped
+        self.entries = entries
+
+
+class Mapped(Record):
+    """This process has mapped an extent, and tells when the mapping is gone (`Unmapped`)."""
+
+    __slots__ = ("extent",)
+
+    def __init__(
+        self,
+        extent: ExtentKey,
+    ) -> None:
+        self.extent = extent
+
+
+class Unmapped(Record):
+    """The last mappings of these extents in this process are gone."""
+
+    __slots__ = ("extents",)
+
+    def __init__(
+        self,
+        extents: list[ExtentKey],
+    ) -> None:
+        self.extents = extents
+
+
+class CancelAsked(Record):
+    """Somebody wants this task not to run. Answered by a `CancelAnswered`, now or later."""
+
+    __slots__ = ("task",)
+
+    def __init__(
+        self,
+        task: TaskId,
+    ) -> None:
+        self.task = task
+
+
+class ErrorJudged(Record):
+    """Answers `JudgeError`: whether the task's error is one that is to be retried."""
+
+    __slots__ = ("task", "attempt", "retry")
+
+    def __init__(
+        self,
+        task: TaskId,
+        attempt: int,
+        retry: bool,
+    ) -> None:
+        self.task = task
+        self.attempt = attempt
+        self.retry = retry
+
+
+class Received(Record):
+    """Messages from a peer, in order."""
+
+    __slots__ = ("peer", "messages")
+
+    def __init__(
+        self,
+        peer: ProcessNumber,
+        messages: list[Message],
+    ) -> None:
+        self.peer = peer
+        self.messages = messages
+
+
+class WorkerEnded(Record):
+    """A worker of this host is gone, and all it had said has been handed in.
+
+    `running` is the task that it had started and not reported, 0 for none.
+    """
+
+    __slots__ = ("worker", "running", "pid", "exitcode", "stack")
+
+    def __init__(
+        self,
+        worker: ProcessNumber,
+        running: TaskId,
+        pid: int | None,
+        exitcode: int | None,
+        stack: str,
+    ) -> None:
+        self.worker = worker
+        self.running = running
+        self.pid = pid
+        self.exitcode = exitcode
+        self.stack = stack
+
+
+class ShutdownAsked(Record):
+    """No more submissions; with `cancel`, what has not started is not to start."""
+
+    __slots__ = ("cancel",)
+
+    def __init__(
+        self,
+        cancel: bool,
+    ) -> None:
+        self.cancel = cancel
+
+
+class TimerDue(Record):
+    """The time that `next_deadline` gave has come."""
+
+    __slots__ = ()
+
+
+class Aborted(Record):
+    """The workers are being killed: what has not started is cancelled, what runs has failed."""
+
+    __slots__ = ("text",)
+
+    def __init__(
+        self,
+        text: str,
+    ) -> None:
+        self.text = text

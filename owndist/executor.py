@@ -1,0 +1,379 @@
+"""`OwnershipExecutor`: the executor of `concurrent.futures`, with futures as arguments."""
+
+from __future__ import annotations
+
+import os
+import signal
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures.process import ProcessPoolExecutor
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from .config import TaskOptions, resolve_options
+from .futures import Future
+from .mapping import map_batched, map_in_chunks, map_one_by_one
+from .runtime.arguments import Shared
+from .runtime.cpus import usable_cpus
+from .runtime.driver import Driver
+
+if TYPE_CHECKING:
+    from multiprocessing.context import BaseContext
+    from types import TracebackType
+
+T = TypeVar("T")
+
+__all__ = ["OwnershipExecutor", "Statistics"]
+
+
+class Statistics(NamedTuple):
+    """What an executor has done so far; see `OwnershipExecutor.statistics`.
+
+    Attributes:
+        tasks_submitted: tasks taken in, chunks of a batched `map` counted as one.
+        tasks_finished: tasks that returned a value.
+        tasks_failed: tasks that raised, or could not be run.
+        tasks_cancelled: tasks that were cancelled, or took a cancelled future.
+        tasks_retried: executions beyond the first of a task.
+        workers: worker processes now.
+        workers_died: workers that ended without having been told to.
+        bytes_sent: from this process to its workers, through their links.
+        bytes_received: from the workers.
+        bytes_mapped: values in shared memory that this process has asked for.
+        bytes_put: values that this process has written to shared memory.
+        store_bytes: shared memory that holds values now.
+        store_values: how many values it holds.
+    """
+
+    tasks_submitted: int
+    tasks_finished: int
+    tasks_failed: int
+    tasks_cancelled: int
+    tasks_retried: int
+    workers: int
+    workers_died: int
+    bytes_sent: int
+    bytes_received: int
+    bytes_mapped: int
+    bytes_put: int
+    store_bytes: int
+    store_values: int
+
+
+class OwnershipExecutor(ProcessPoolExecutor):
+    """A `ProcessPoolExecutor` whose futures may be arguments, and which survives its workers.
+
+    Change the import, and a script for `ProcessPoolExecutor` works. Beyond it:
+
+    * A future as an argument stands for its value. It goes from the worker that made it to the
+      worker that takes it, large ones through shared memory, never through this process.
+    * A worker that dies costs the task it ran a retry, and no other task anything.
+    * Functions of `__main__`, lambdas and closures work under every start method, and no
+      `if __name__ == "__main__"` guard is needed.
+
+    Args:
+        max_workers: how many worker processes at most; the number of usable processors by
+            default. They are started as they are needed.
+        mp_context: a `multiprocessing` context, for its start method; the default context's by
+            default, or "spawn" with `max_tasks_per_child`, as in the standard library.
+        initializer: called once in every worker before its first task.
+        initargs: its arguments.
+        max_tasks_per_child: after so many tasks a worker is replaced; not with "fork".
+        max_retries: how often a task is run again after its worker died under it.
+        retry_exceptions: exception types that a task is run again for, from the same budget.
+
+    Raises:
+        ValueError: a number is out of range, or "fork" with `max_tasks_per_child`.
+        TypeError: `initializer` cannot be called, or a number is none.
+
+    Thread safety: any number of threads may use it at once. A process that is forked from this one
+    cannot use it.
+
+    Source: the design is that of "Ownership: A Distributed Futures System for Fine-Grained Tasks"
+    (Wang et al., NSDI 2021).
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        mp_context: BaseContext | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        max_tasks_per_child: int | None = None,
+        max_retries: int = 3,
+        retry_exceptions: Iterable[type[BaseException]] = (),
+    ) -> None:
+        # The parent's __init__ does not run: it would make the queues and threads of another
+        # design. Everything public is overridden.
+        if max_workers is None:
+            max_workers = usable_cpus()
+        elif not isinstance(max_workers, int):
+            raise TypeError(f"max_workers must be an int or None, not {max_workers!r}")
+        elif max_workers <= 0:
+            raise ValueError("max_workers must be greater than 0")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        if mp_context is None:
+            import multiprocessing
+
+            mp_context = multiprocessing.get_context(
+                "spawn" if max_tasks_per_child is not None else None
+            )
+        method = mp_context.get_start_method(allow_none=False)
+        if max_tasks_per_child is not None:
+            if not isinstance(max_tasks_per_child, int):
+                raise TypeError("max_tasks_per_child must be an integer")
+            if max_tasks_per_child <= 0:
+                raise ValueError("max_tasks_per_child must be >= 1")
+            if method == "fork":
+                raise ValueError(
+                    "max_tasks_per_child is incompatible with the 'fork' multiprocessing start "
+                    "method; supply a different mp_context"
+                )
+        self._max_workers = max_workers
+        self._mp_context = mp_context
+        self._options = resolve_options(
+            TaskOptions(), {"max_retries": max_retries, "retry_exceptions": retry_exceptions}
+        )
+        self._driver = Driver(
+            max_workers, method, initializer, tuple(initargs), max_tasks_per_child
+        )
+        # An executor that is garbage finishes its work and ends, as in the standard library.
+        self._finalizer = weakref.finalize(self, self._driver.ask_close)
+        self._finalizer.atexit = False  # the driver has a hook of its own
+
+    # -- work
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Have `fn(*args, **kwargs)` called in a worker.
+
+        A future among the arguments stands for its value, also inside lists, tuples, sets and
+        dicts: the task starts when all are there. If one failed, the task does not run and its
+        future raises the same error. Futures of other executors are waited for, too.
+
+        Returns:
+            A future for what `fn` returns.
+
+        Raises:
+            RuntimeError: the executor is shut down.
+            BrokenProcessPool: no worker can be had (the initializer failed).
+            NotSerializable: the function or an argument cannot be pickled (a
+                `pickle.PicklingError`); the text names the part.
+
+        Cost: about 10 µs. Arguments of more than 100 KiB in all are copied to shared memory.
+        """
+        return self._driver.submit(fn, args, kwargs, self._options)
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Call `fn` with the items of the iterables, in workers, and give the results in order.
+
+        Args:
+            timeout: seconds from now until which the results are waited for.
+            chunksize: how many items make one task. By default, short items are sent many at a
+                time and long ones singly, without a difference but in speed.
+            buffersize: how many items may be submitted ahead of the one that is asked for, so
+                that an endless iterable can be mapped. By default all are submitted at once.
+
+        Raises:
+            TimeoutError: a result is not there in time; raised by the iterator.
+            ValueError: `chunksize` or `buffersize` is less than 1.
+            Exception: what `fn` raised, when its result is due; raised by the iterator.
+        """
+        return _map(
+            self.submit, self, self._options, fn, iterables, timeout, chunksize, buffersize
+        )
+
+    def options(self, **options: Any) -> OptionsView:
+        """A view of this executor whose tasks have other options.
+
+        Args:
+            max_retries: how often a task runs again after its worker died under it; 0 for never.
+            retry_exceptions: exception types that a task runs again for, from the same budget.
+            name: what errors and logs call the task.
+
+        Raises:
+            TypeError: there is no such option, or a value has the wrong type.
+            ValueError: a value is out of range.
+
+        Example:
+            executor.options(max_retries=0, name="pay").submit(pay, order)
+        """
+        return OptionsView(self, resolve_options(self._options, options))
+
+    def put(self, value: T) -> Future[T]:
+        """Store a value once, to be an argument of many tasks.
+
+        Returns:
+            A future that is done.
+
+        Raises:
+            RuntimeError: the executor is shut down.
+            NotSerializable: it cannot be pickled.
+            StoreFull: there is no room for it.
+
+        Cost: one copy, to shared memory if it is larger than 100 KiB.
+        """
+        return self._driver.put(value)
+
+    def shared(self, future: Future[T]) -> Any:
+        """Mark a future that is to reach a task as a future, not as its value.
+
+        The task may ask for the value when it likes, keep the future or return it; as long as it
+        is kept anywhere, so is the value. (The paper's `shared`, section 3.1.)
+
+        Raises:
+            TypeError: `future` is not a future of this executor.
+        """
+        if not isinstance(future, Future) or future._peer is not self._driver:
+            raise TypeError(
+                f"shared() takes a future that this executor made, not {future!r}"
+            )
+        return Shared(future)
+
+    # -- ending
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more tasks, and end the workers when those at hand are done.
+
+        Args:
+            wait: return only when all of it is over and every process has ended.
+            cancel_futures: cancel what has not started.
+
+        Results stay readable. Ctrl-C while it waits ends the workers at once.
+        """
+        self._driver.shutdown(wait, cancel_futures)
+
+    def terminate_workers(self) -> None:
+        """End the workers at once, with SIGTERM.
+
+        Queued tasks are cancelled; the futures of running ones raise `BrokenProcessPool`. The
+        executor is shut down. (In the standard library from Python 3.14 on.)
+        """
+        self._driver.abort("the workers were terminated", signal.SIGTERM)
+
+    def kill_workers(self) -> None:
+        """End the workers at once, with SIGKILL; else as `terminate_workers`."""
+        self._driver.abort("the workers were killed", signal.SIGKILL)
+
+    def __enter__(self) -> OwnershipExecutor:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        if exc_type is not None and issubclass(exc_type, KeyboardInterrupt):
+            # Whoever presses Ctrl-C does not want to wait for what is queued.
+            self._driver.abort("the program was interrupted")
+        self.shutdown(wait=True)
+        return None
+
+    # -- looking
+
+    def statistics(self) -> Statistics:
+        """Counters since the start; exact at the moment of the call."""
+        return Statistics(**self._driver.counters())
+
+    def __repr__(self) -> str:
+        driver = self._driver
+        if driver.pid != os.getpid():
+            state = "of another process"
+        elif driver.ended.is_set():
+            state = "shut down"
+        elif driver.machine.broken is not None:
+            state = "broken"
+        elif driver.machine.closing:
+            state = "shutting down"
+        else:
+            tasks = len(driver.machine.submission.tasks)
+            state = f"{tasks} tasks pending" if driver.workers else "idle, no workers yet"
+        return (
+            f"<OwnershipExecutor at {id(self):#x}: {len(driver.workers)} of "
+            f"{self._max_workers} workers, {state}>"
+        )
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "an OwnershipExecutor cannot be pickled: it belongs to the process that made it"
+        )
+
+
+class OptionsView:
+    """An executor with other options for the tasks that are submitted through it.
+
+    Made by `OwnershipExecutor.options`; it shares everything else with its executor.
+    """
+
+    def __init__(self, executor: OwnershipExecutor, options: TaskOptions) -> None:
+        self._executor = executor
+        self._options = options
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """As `OwnershipExecutor.submit`, with this view's options."""
+        return self._executor._driver.submit(fn, args, kwargs, self._options)
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """As `OwnershipExecutor.map`, with this view's options."""
+        return _map(
+            self.submit,
+            self._executor,
+            self._options,
+            fn,
+            iterables,
+            timeout,
+            chunksize,
+            buffersize,
+        )
+
+    def options(self, **options: Any) -> OptionsView:
+        """A view with still other options."""
+        return OptionsView(self._executor, resolve_options(self._options, options))
+
+    def __repr__(self) -> str:
+        return f"<options {self._options} of {self._executor!r}>"
+
+
+def _map(
+    submit: Callable[..., Future[Any]],
+    executor: OwnershipExecutor,
+    options: TaskOptions,
+    fn: Callable[..., Any],
+    iterables: tuple[Iterable[Any], ...],
+    timeout: float | None,
+    chunksize: int | None,
+    buffersize: int | None,
+) -> Iterator[Any]:
+    if chunksize is not None and chunksize < 1:
+        raise ValueError("chunksize must be >= 1.")
+    if buffersize is not None:
+        if not isinstance(buffersize, int):
+            raise TypeError("buffersize must be an integer or None")
+        if buffersize < 1:
+            raise ValueError("buffersize must be None or > 0")
+    items = zip(*iterables)
+    if chunksize is not None and chunksize > 1:
+        return map_in_chunks(submit, fn, items, timeout, chunksize, buffersize)
+    if chunksize == 1 or buffersize is not None:
+        return map_one_by_one(submit, fn, items, timeout, buffersize)
+    return map_batched(
+        submit, executor._driver, options, fn, items, timeout, executor._max_workers
+    )
+
+
+OwnershipExecutor.__module__ = Statistics.__module__ = OptionsView.__module__ = "owndist"

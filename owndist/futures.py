@@ -1,0 +1,264 @@
+"""The future of a task: a `concurrent.futures.Future` whose value stays where it was made.
+
+This is the one file that touches the private parts of the standard library's `Future`
+(`_condition`, `_state`, `_waiters`), which `wait` and `as_completed` rely on and which every
+subclass that completes itself has to keep in order.
+
+A future is also a *handle*: as long as one lives, its owner keeps the object. The value is mapped
+or unpickled when somebody first asks for it, and then kept by the future, as in the standard
+library.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Generator
+from concurrent.futures._base import (
+    CANCELLED,
+    CANCELLED_AND_NOTIFIED,
+    FINISHED,
+    PENDING,
+    RUNNING,
+)
+from threading import Condition
+from typing import Any, Generic, Protocol, TypeVar
+
+from .core import values
+from .core.ids import DRIVER, LOCAL_HOST, Address, ObjectId
+from .wire.failures import exception_of
+from .wire.pickling import reduce_future
+
+T = TypeVar("T")
+
+__all__ = ["Future"]
+
+
+class Peer(Protocol):
+    """What a future needs of the process it lives in."""
+
+    done_condition: Condition
+
+    def load(self, value: Any) -> Any: ...
+    def wait_for(self, future: Future[Any], timeout: float | None) -> None: ...
+    def cancel(self, future: Future[Any]) -> bool: ...
+    def is_running(self, object_id: ObjectId | Address) -> bool: ...
+    def note_dropped(self, object_id: ObjectId | Address, stored: bool) -> None: ...
+
+
+class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
+    """The outcome of a task, or a value that was `put`.
+
+    Do not make one yourself: `OwnershipExecutor.submit` and `put` do. It is a real
+    `concurrent.futures.Future`, for `wait`, `as_completed`, callbacks and
+    `asyncio.wrap_future`; and it can be awaited.
+
+    As an argument of `submit` it stands for its value: the task starts when the value is there,
+    and gets it from the worker that made it. See `OwnershipExecutor.shared` for handing on the
+    future itself.
+    """
+
+    # The parent's __init__ does not run. Its lock and lists are made when somebody needs them
+    # (`__getattr__`): most futures are never waited for, and making the rest takes longer than
+    # all else that a future costs.
+    _state = PENDING
+    _result: Any = None
+    _exception: BaseException | None = None
+    # What came back, until somebody asks for it: (status, value or failure).
+    _outcome: tuple[int, Any] | None = None
+    _stored = False  # whether the value lies in shared memory
+
+    def __init__(self, peer: Peer, object_id: ObjectId | Address, name: str) -> None:
+        self._peer = peer
+        self._object = object_id  # an id of this process's own, or another's address
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        # setdefault is atomic: of two threads that come at once, both get the same object.
+        if attribute == "_condition":
+            return self.__dict__.setdefault("_condition", Condition())
+        if attribute in ("_waiters", "_done_callbacks"):
+            return self.__dict__.setdefault(attribute, [])
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {attribute!r}")
+
+    @property
+    def _address(self) -> Address:
+        if isinstance(self._object, tuple):
+            return self._object
+        return Address(LOCAL_HOST, DRIVER, self._object)
+
+    # -- asking
+
+    def result(self, timeout: float | None = None) -> T:
+        """Return the task's value.
+
+        A large one is mapped from shared memory, not copied: arrays are views that can be written
+        to, and nobody else sees the writes.
+
+        Args:
+            timeout: seconds to wait; None for as long as it takes.
+
+        Raises:
+            CancelledError: the task was cancelled, or one of its arguments was.
+            TimeoutError: it is not done after `timeout` (`concurrent.futures.TimeoutError`).
+            WorkerDied: its worker died, more often than it may be retried.
+            Exception: whatever the task raised, or failed to be unpickled with.
+        """
+        if self._state in (PENDING, RUNNING):
+            self._peer.wait_for(self, timeout)
+        if self._outcome is not None:
+            self._resolve(want_value=True)
+        if self._state == FINISHED and self._exception is None:
+            return self._result  # type: ignore[no-any-return]
+        value: T = super().result(0)
+        return value
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return what the task raised, or None. The value itself is not fetched.
+
+        Args:
+            timeout: seconds to wait; None for as long as it takes.
+
+        Raises:
+            CancelledError: the task was cancelled, or one of its arguments was.
+            TimeoutError: it is not done after `timeout`.
+        """
+        if self._state in (PENDING, RUNNING):
+            self._peer.wait_for(self, timeout)
+        if self._outcome is not None:
+            self._resolve(want_value=False)
+        return super().exception(0)
+
+    def cancel(self) -> bool:
+        """Keep the task from running, if it has not started yet.
+
+        Tasks that were sent ahead to a worker are called back.
+
+        Returns:
+            True if it will not run and the future is cancelled; False if it runs or is done.
+        """
+        with self._condition:
+            if self._state in (CANCELLED, CANCELLED_AND_NOTIFIED):
+                return True
+            if self._state != PENDING:
+                return False
+        return self._peer.cancel(self)
+
+    def running(self) -> bool:
+        """Return True if the task has been started and is not done."""
+        with self._condition:
+            if self._state != PENDING:
+                return bool(self._state == RUNNING)
+        return self._peer.is_running(self._object)
+
+    def __await__(self) -> Generator[Any, None, T]:
+        import asyncio
+
+        return asyncio.wrap_future(self).__await__()
+
+    def __repr__(self) -> str:
+        state = self._state
+        if state == PENDING and self._peer.is_running(self._object):
+            state = RUNNING
+        elif state == FINISHED and self._outcome is not None:
+            state += " (failed)" if self._outcome[0] == values.FAILED else ""
+        elif state == FINISHED and self._exception is not None:
+            state += f" (failed: {type(self._exception).__name__})"
+        return f"<Future {self._name}: {state.lower()}>"
+
+    # -- answering: called by the process that the future lives in
+
+    def _complete(self, status: int, value: Any) -> None:
+        """The outcome is there. No lock may be held: callbacks run. Twice is as once."""
+        # A future that nobody has waited for gets a condition that is shared by all of the
+        # peer's, before its state changes and while that condition is held. Whoever comes to
+        # wait from then on takes the same one, and sees the final state only.
+        shared = self._peer.done_condition
+        with shared:
+            condition = self.__dict__.setdefault("_condition", shared)
+            if condition is shared:
+                settled = self._settle(status, value)
+        if condition is not shared:
+            with condition:
+                settled = self._settle(status, value)
+                condition.notify_all()
+        if settled and "_done_callbacks" in self.__dict__:
+            self._invoke_callbacks()  # type: ignore[attr-defined]
+
+    def _settle(self, status: int, value: Any) -> bool:
+        """Condition held. True: this was the first time."""
+        if self._state not in (PENDING, RUNNING):
+            return False
+        waiters = self.__dict__.get("_waiters", ())
+        if status == values.CANCELLED:
+            self._state = CANCELLED_AND_NOTIFIED
+            for waiter in waiters:
+                waiter.add_cancelled(self)
+            return True
+        self._outcome = (status, value)
+        self._stored = status == values.READY and values.extent_of(value) is not None
+        self._state = FINISHED
+        for waiter in waiters:
+            if status == values.READY:
+                waiter.add_result(self)
+            else:
+                waiter.add_exception(self)
+        return True
+
+    def _detach(self, load: Any) -> None:
+        """The store is about to go; `load` gives the value from then on, without it."""
+        outcome = self._outcome
+        if outcome is not None and outcome[0] == values.READY:
+            self._outcome = (values.READY, load)
+
+    # -- inside
+
+    def _block(self, timeout: float | None) -> None:
+        """Sleep until another thread completes this future; raises TimeoutError, CancelledError."""
+        super().exception(timeout)
+
+    def _is_settled(self) -> bool:
+        return self._state not in (PENDING, RUNNING)
+
+    def _resolve(self, want_value: bool) -> None:
+        """Turn the outcome into `_result` or `_exception`.
+
+        No lock is held: unpickling runs the user's code. Two threads may do it at once; the first
+        to finish gives the object that both get.
+        """
+        outcome = self._outcome
+        if outcome is None:
+            return
+        status, value = outcome
+        if status == values.READY:
+            if not want_value:
+                return
+            # An error of loading is raised to whoever asks, each time; it is not the task's.
+            loaded = value() if callable(value) else self._peer.load(value)
+            self.__dict__.setdefault("_result", loaded)
+        else:
+            self.__dict__.setdefault("_exception", exception_of(value))
+        self._outcome = None
+
+    def _get_snapshot(self, *args: Any, **kwargs: Any) -> Any:
+        """What asyncio looks at instead of `result()` from Python 3.15 on."""
+        if self._state == FINISHED:
+            try:
+                self._resolve(want_value=True)
+            except BaseException as error:
+                # What loading raised is what the asker gets, as from `result()`.
+                self._exception = error
+                self._outcome = None
+        return super()._get_snapshot(*args, **kwargs)  # type: ignore[misc]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return reduce_future(self)
+
+    def __del__(self) -> None:
+        # Any thread, any time, any lock held: the peer only makes a note of it.
+        try:
+            self._peer.note_dropped(self._object, self._stored)
+        except AttributeError:
+            pass  # `__init__` did not get far
+
+
+Future.__module__ = "owndist"

@@ -1,0 +1,300 @@
+"""`map`, with short items sent to the workers many at a time.
+
+A user cannot tell batched items from single ones, except by the speed: each item has its own
+outcome; an item that raises, or whose value cannot be pickled, spoils no other; a chunk runs no
+longer than `CHUNK_S` beyond the item it is at, and gives back the rest; a worker that dies takes
+no item's retries but those of the items of its chunk, which are then run one by one.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import pickle
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
+from concurrent.futures import Future as AnyFuture
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import TYPE_CHECKING, Any
+
+from .errors import WorkerDied
+from .runtime.chunks import ChunkCall, Outcome
+
+if TYPE_CHECKING:
+    from .config import TaskOptions
+    from .runtime.driver import Driver
+
+Submit = Callable[..., AnyFuture[Any]]
+
+# How long a chunk may run, in seconds: much longer than it takes to send it, short enough that
+# nobody misses the items in it.
+CHUNK_S = 0.01
+
+_LARGEST_CHUNK = 1000
+_LARGEST_CHUNK_BYTES = 1 << 20  # of arguments
+_LEAST_ITEMS = 16  # below, there is nothing to gain
+
+
+def map_one_by_one(
+    submit: Submit,
+    fn: Callable[..., Any],
+    items: Iterable[tuple[Any, ...]],
+    timeout: float | None,
+    buffersize: int | None,
+) -> Iterator[Any]:
+    """One task for each item; `buffersize` of them ahead of the reader at most."""
+    end = None if timeout is None else timeout + time.monotonic()
+    source = iter(items)
+    first = source if buffersize is None else itertools.islice(source, buffersize)
+    futures = deque([submit(fn, *item) for item in first])
+
+    def results() -> Iterator[Any]:
+        try:
+            while futures:
+                if buffersize is not None:
+                    # Before waiting, so that the workers have something to do meanwhile.
+                    for item in itertools.islice(source, 1):
+                        futures.append(submit(fn, *item))
+                yield _result_of(futures.popleft(), end)
+        finally:
+            for future in futures:
+                future.cancel()
+
+    return results()
+
+
+def _result_of(future: AnyFuture[Any], end: float | None) -> Any:
+    try:
+        return future.result(None if end is None else end - time.monotonic())
+    except BaseException:
+        future.cancel()
+        raise
+    finally:
+        # The frame of a raised exception must not keep the future, and with it the value.
+        del future
+
+
+def run_chunk(fn: Callable[..., Any], chunk: list[tuple[Any, ...]]) -> list[Any]:
+    """In the worker, for an explicit chunksize: all items of a chunk, as the stdlib does it."""
+    return [fn(*item) for item in chunk]
+
+
+def map_in_chunks(
+    submit: Submit,
+    fn: Callable[..., Any],
+    items: Iterable[tuple[Any, ...]],
+    timeout: float | None,
+    chunksize: int,
+    buffersize: int | None,
+) -> Iterator[Any]:
+    """Chunks of a given size."""
+    source = iter(items)
+    chunks = iter(lambda: list(itertools.islice(source, chunksize)), [])
+    results = map_one_by_one(
+        submit,
+        functools.partial(run_chunk, fn),
+        ((chunk,) for chunk in chunks),
+        timeout,
+        buffersize,
+    )
+    return _chain(results)
+
+
+def _chain(results: Iterator[list[Any]]) -> Iterator[Any]:
+    for chunk in results:
+        chunk.reverse()
+        while chunk:
+            yield chunk.pop()
+
+
+def map_batched(
+    submit: Submit,
+    driver: Driver,
+    options: TaskOptions,
+    fn: Callable[..., Any],
+    items: Iterable[tuple[Any, ...]],
+    timeout: float | None,
+    workers: int,
+) -> Iterator[Any]:
+    """Items one by one or many at a time, whatever is faster."""
+    listed = list(items)
+    largest = _largest_chunk(listed, options, workers)
+    if largest <= 1:
+        return map_one_by_one(submit, fn, listed, timeout, None)
+    end = None if timeout is None else timeout + time.monotonic()
+    run = _Run(driver, options, fn, listed)
+    run.begin(submit, largest, workers)
+    return run.results(end)
+
+
+def _largest_chunk(items: list[tuple[Any, ...]], options: TaskOptions, workers: int) -> int:
+    """How many items may share a task; 1 where batching could be told from single tasks."""
+    if len(items) < _LEAST_ITEMS or options.max_retries == 0 or options.retry_exceptions:
+        # Without retries, an item must not be run again because of its neighbour's crash.
+        return 1
+    for item in items:
+        for argument in item:
+            if isinstance(argument, AnyFuture):
+                return 1  # each item waits for its own
+    try:
+        sample = items[:: max(1, len(items) // 8)]
+        size = max(len(pickle.dumps(item, 5)) for item in sample)
+    except Exception:
+        return 1  # not picklable as it stands; the single submissions tell why
+    largest = min(_LARGEST_CHUNK, len(items) // (4 * workers), _LARGEST_CHUNK_BYTES // size)
+    return max(1, largest)
+
+
+class _Run:
+    """One call of `map` whose items are batched."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        options: TaskOptions,
+        fn: Callable[..., Any],
+        items: list[tuple[Any, ...]],
+    ) -> None:
+        self._driver = driver
+        self._options = options
+        self._fn = fn
+        self._call = ChunkCall(fn, CHUNK_S)
+        self._items = items
+        # Guards what follows. User code does not run under it.
+        self._changed = threading.Condition(threading.Lock())
+        self._chunks: dict[AnyFuture[Any], None] = {}  # the futures that bring several items
+        self._outcomes: list[Outcome | None] = [None] * len(items)
+        self._futures: list[AnyFuture[Any] | None] = [None] * len(items)  # who brings each item
+        self._open = 0  # chunks whose futures have not been taken in
+        self._cancelled = False
+
+    def begin(self, submit: Submit, largest: int, workers: int) -> None:
+        """Submit all items: singly at first, then in growing chunks."""
+        self._driver.open_run()
+        start, size, count = 0, 1, 0
+        try:
+            self._open += 1  # the run itself, until all is submitted
+            while start < len(self._items):
+                stop = min(start + size, len(self._items))
+                self._send(submit, start, stop)
+                start, count = stop, count + 1
+                if count % (2 * workers) == 0:
+                    size = min(2 * size, largest)
+        except BaseException:
+            self.cancel()
+            raise
+        finally:
+            self._close_one()
+
+    def _send(self, submit: Submit, start: int, stop: int) -> None:
+        if stop - start == 1:
+            future = submit(self._fn, *self._items[start])
+        else:
+            future = submit(self._call, self._items[start:stop])
+        with self._changed:
+            self._open += 1
+            if stop - start > 1:
+                self._chunks[future] = None
+            for index in range(start, stop):
+                self._futures[index] = future
+        future.add_done_callback(functools.partial(self._take_in, start, stop))
+
+    def _take_in(self, start: int, stop: int, future: AnyFuture[Any]) -> None:
+        """A chunk is done, at least its first items. Runs in the reader, for each future once."""
+        try:
+            if stop - start > 1:
+                self._take_chunk(start, stop, future)
+        finally:
+            self._close_one()
+
+    def _take_chunk(self, start: int, stop: int, future: AnyFuture[Any]) -> None:
+        resubmit = functools.partial(self._resubmit, self._options)
+        done = start
+        try:
+            result = future.result(0)
+            done += len(result.outcomes)
+            with self._changed:
+                self._outcomes[start:done] = result.outcomes
+                self._changed.notify_all()
+            if done < stop and self._cancelled:
+                self._fail(done, stop, CancelledError())
+            else:
+                # The items are slow: chunks would only hold them up.
+                self._send_singly(resubmit, done, stop)
+        except WorkerDied:
+            # One of them killed the worker. Each for itself now, and that was one of its tries.
+            fewer = self._options._replace(max_retries=self._options.max_retries - 1)
+            try:
+                self._send_singly(functools.partial(self._resubmit, fewer), start, stop)
+            except BaseException as error:
+                self._fail(start, stop, error)
+        except BaseException as error:
+            self._fail(done, stop, error)
+
+    def _send_singly(self, submit: Submit, start: int, stop: int) -> None:
+        for index in range(start, stop):
+            self._send(submit, index, index + 1)
+        with self._changed:
+            self._changed.notify_all()
+
+    def _fail(self, start: int, stop: int, error: BaseException) -> None:
+        with self._changed:
+            for index in range(start, stop):
+                future: AnyFuture[Any] = AnyFuture()
+                future.set_exception(error)
+                self._futures[index] = future
+            self._changed.notify_all()
+
+    def _resubmit(self, options: TaskOptions, fn: Callable[..., Any], *args: Any) -> Any:
+        return self._driver.submit(fn, args, {}, options, continued=True)
+
+    def _close_one(self) -> None:
+        with self._changed:
+            self._open -= 1
+            last = not self._open
+        if last:
+            self._driver.close_run()
+
+    def results(self, end: float | None) -> Iterator[Any]:
+        """The values in order."""
+        try:
+            for index in range(len(self._items)):
+                yield self._result(index, end)
+        finally:
+            self.cancel()
+
+    def _result(self, index: int, end: float | None) -> Any:
+        outcomes, futures = self._outcomes, self._futures
+        while True:
+            with self._changed:
+                outcome, future = outcomes[index], futures[index]
+                outcomes[index] = None
+            if outcome is not None:
+                fine, value = outcome
+                if fine:
+                    return value
+                from .wire.outcomes import load_error
+
+                raise load_error(value)
+            assert future is not None
+            if future not in self._chunks:
+                return _result_of(future, end)
+            left = None if end is None else end - time.monotonic()
+            # The reader takes the chunk in when it is done.
+            if not self._driver.wait_until(
+                self._changed,
+                lambda: outcomes[index] is not None or futures[index] is not future,  # noqa: B023
+                left,
+            ):
+                raise FutureTimeoutError()
+
+    def cancel(self) -> None:
+        """Whatever has not started need not run."""
+        self._cancelled = True
+        with self._changed:
+            futures = dict.fromkeys(f for f in self._futures if f is not None)
+        for future in futures:
+            future.cancel()

@@ -1,0 +1,199 @@
+"""The template process: it forks the workers, reaps them, and cleans up after the driver.
+
+Under `fork` it is itself forked from the driver when the first task is submitted, so workers
+inherit what the driver had then. Under `spawn` and `forkserver` it is a fresh interpreter. Either
+way it has one thread and never runs user code, so forking from it is safe at any time: a
+replacement for a dead worker is never forked from a process with threads (which deadlocks when
+another thread held a lock at that moment).
+
+It is the parent of all workers, so it learns how each ended, and can kill them without a risk of
+hitting a stranger that got the same process id.
+
+When its control socket closes, the driver has ended or died. Then whatever is left of the workers
+is killed, and the session's segments and spill directory are removed.
+
+On the control socket go fixed records. To the template: START (worker, 0) with two descriptors, KILL
+(worker, signal). From it: STARTED (worker, pid), ENDED (worker, exit code).
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import select
+import signal
+import socket
+import struct
+import sys
+from typing import Any
+
+from .setup import WorkerSetup
+
+RECORD = struct.Struct("<Bii")
+START, KILL, STARTED, ENDED, ADOPT = range(5)
+
+_SPAWN_FAILED = -1000  # an exit code that no process can have
+
+
+def run_forked(control: socket.socket, setup: WorkerSetup) -> None:
+    """In a child just forked from the driver: be the template. Never returns."""
+    status = 1
+    try:
+        _leave_foreground()
+        _serve(control, setup)
+        status = 0
+    except BaseException:
+        # Nothing above this frame may run: it is the driver's code, in the wrong process.
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def run_fresh(fd: int) -> None:
+    """In a fresh interpreter: read the setup from the control socket, and be the template."""
+    _leave_foreground()
+    control = socket.socket(fileno=fd)
+    size = struct.unpack("<I", _read_exactly(control, 4))[0]
+    preparation, setup = pickle.loads(_read_exactly(control, size))
+    from multiprocessing import spawn
+
+    spawn.prepare(preparation)
+    import types
+
+    # The workers' __main__: functions of the driver's __main__ get it as their globals. The
+    # script itself is never run again.
+    main = types.ModuleType("__main__")
+    main.__dict__["__builtins__"] = __builtins__
+    sys.modules["__main__"] = sys.modules["__mp_main__"] = main
+    _serve(control, setup)
+
+
+def _read_exactly(control: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        part = control.recv(size - len(data))
+        if not part:
+            os._exit(0)  # the driver ended before it had said anything
+        data += part
+    return data
+
+
+def _leave_foreground() -> None:
+    """Signals that a terminal sends to the driver's process group are the driver's business."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.set_wakeup_fd(-1)  # an event loop's, if the driver runs one
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    try:
+        # A group of its own, so that it outlives a SIGKILL sent to the driver's whole group.
+        os.setpgid(0, 0)
+    except OSError:
+        pass  # a session leader may not; then it dies with the group
+
+
+def _serve(control: socket.socket, setup: WorkerSetup) -> None:
+    import multiprocessing
+
+    context = multiprocessing.get_context("fork")
+    # A daemonic process may not have children, says multiprocessing; it means to keep them from
+    # outliving their parent, and ours do not.
+    multiprocessing.current_process()._config.pop("daemon", None)  # type: ignore[attr-defined]
+    workers: dict[int, Any] = {}  # {worker number: Process}
+    numbers: dict[int, int] = {}  # {sentinel: worker number}
+    adopted: list[int] = []  # pidfds of workers whose template died
+    poller = select.poll()
+    poller.register(control, select.POLLIN)
+    control.setblocking(True)
+    while True:
+        for fd, _ in poller.poll():
+            if fd == control.fileno():
+                data, fds, _, _ = socket.recv_fds(control, RECORD.size, 2)
+                if not data:
+                    _clean_up(workers, adopted, setup)
+                    return
+                if len(data) < RECORD.size:
+                    data += _read_exactly(control, RECORD.size - len(data))
+                operation, number, argument = RECORD.unpack(data)
+                if operation == START:
+                    _start(context, control, workers, numbers, poller, number, fds, setup)
+                elif operation == KILL:
+                    process = workers.get(number)
+                    if process is not None:
+                        os.kill(process.pid, argument)
+                elif operation == ADOPT:
+                    _adopt(adopted, argument)
+            else:
+                number = numbers.pop(fd)
+                poller.unregister(fd)
+                process = workers.pop(number)
+                process.join()
+                exitcode = process.exitcode
+                process.close()
+                _tell(control, ENDED, number, exitcode)
+
+
+def _start(
+    context: Any,
+    control: socket.socket,
+    workers: dict[int, Any],
+    numbers: dict[int, int],
+    poller: Any,
+    number: int,
+    fds: list[int],
+    setup: WorkerSetup,
+) -> None:
+    from .worker import worker_main
+
+    inherited = [control.fileno(), *numbers]
+    process = context.Process(
+        target=worker_main,
+        args=(number, fds[0], fds[1], setup, inherited),
+        name=f"OwndistWorker-{number}",
+    )
+    try:
+        process.start()
+    except OSError:
+        # No process could be made (limits). The driver counts it as one that ended at once.
+        _tell(control, ENDED, number, _SPAWN_FAILED)
+        return
+    finally:
+        for fd in fds:
+            os.close(fd)
+    workers[number] = process
+    numbers[process.sentinel] = number
+    poller.register(process.sentinel, select.POLLIN)
+    _tell(control, STARTED, number, process.pid)
+
+
+def _tell(control: socket.socket, operation: int, number: int, argument: int) -> None:
+    try:
+        control.sendall(RECORD.pack(operation, number, argument))
+    except OSError:
+        pass  # the driver is gone; the next poll sees it and cleans up
+
+
+def _adopt(adopted: list[int], pid: int) -> None:
+    """Watch a worker that another template had started, to end it with the driver."""
+    opener = getattr(os, "pidfd_open", None)
+    if opener is not None:
+        try:
+            adopted.append(opener(pid))
+        except OSError:
+            pass  # it has ended meanwhile
+
+
+def _clean_up(workers: dict[int, Any], adopted: list[int], setup: WorkerSetup) -> None:
+    for process in workers.values():
+        process.kill()
+    for pidfd in adopted:
+        try:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)  # type: ignore[attr-defined]
+        except OSError:
+            pass  # it has ended
+    for process in workers.values():
+        process.join()
+    from ..store.segments import sweep
+
+    sweep(setup.session, setup.spill_directory)

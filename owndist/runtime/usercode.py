@@ -1,0 +1,114 @@
+"""Calling the user's functions: everything that they may do wrong is contained here."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from ..core.values import ERROR, FAILED, READY
+from ..wire.functions import Decoder
+from ..wire.outcomes import dump_error, dump_result
+from ..wire.pickling import Encoded, loads
+from .arguments import filling_slots
+from .chunks import ChunkResult
+from .setup import WorkerSetup
+
+if TYPE_CHECKING:
+    from .worker import Worker
+
+# status, value or failure, ids of futures inside the value, keys of namespace entries it needs
+TaskOutcome = tuple[int, Any, tuple[int, ...], tuple[int, ...]]
+
+
+def call_task(worker: Worker, key: int, args: Any, slots: Any, name: str) -> TaskOutcome:
+    """Run one task from its bytes to its outcome. Raises nothing."""
+    try:
+        try:
+            function = worker.function(key)
+        except BaseException as error:
+            raise _cannot_load("function", name, error) from error
+        try:
+            if slots is None:
+                positional, keywords = worker.load(args)
+            else:
+                with filling_slots(worker.load, slots):
+                    positional, keywords = worker.load(args)
+        except BaseException as error:
+            raise _cannot_load("arguments", name, error) from error
+        del args, slots
+        result = function(*positional, **keywords)
+        # The arguments' mappings should be gone, if they can be, when the owner hears of the
+        # outcome; but not before the result is written: it may be one of them.
+        try:
+            encoded = _dump(result, name)
+            value = worker.store_result(encoded.head, encoded.buffers, encoded.size)
+            nested = tuple([future._address[2] for future in encoded.futures])
+            return READY, value, nested, encoded.entries
+        except BaseException as error:
+            raise _cannot_dump(result, name, error) from error
+    except BaseException as error:
+        # Also SystemExit and KeyboardInterrupt: as in the standard library they are the task's
+        # outcome, not the worker's end.
+        try:
+            return FAILED, (ERROR, dump_error(error), name), (), ()
+        finally:
+            # The traceback holds this frame and the user's: break the cycle now, so that the
+            # arguments go with it.
+            error.__traceback__ = None
+            del error
+
+
+def _dump(result: Any, name: str) -> Encoded:
+    try:
+        return dump_result(result, name, futures_allowed=True)
+    except Exception:
+        if type(result) is not ChunkResult:
+            raise
+        result.isolate()
+        return dump_result(result, name, futures_allowed=True)
+
+
+def _cannot_load(what: str, name: str, error: BaseException) -> BaseException:
+    from ..errors import NotSerializable, ObjectLost
+
+    if isinstance(error, ObjectLost):
+        return error
+    return NotSerializable(
+        f"the {what} of task {name!r} could not be unpickled in the worker: "
+        f"{type(error).__name__}: {error}"
+    )
+
+
+def _cannot_dump(result: object, name: str, error: BaseException) -> BaseException:
+    from ..errors import NotSerializable, StoreFull
+
+    if isinstance(error, (StoreFull, NotSerializable)):
+        return error
+    return NotSerializable(
+        f"the result of task {name!r}, a {type(result).__qualname__}, cannot be pickled: "
+        f"{type(error).__name__}: {error}"
+    )
+
+
+def initialize(setup: WorkerSetup, decoder: Decoder) -> bytes | None:
+    """Run the initializer. Returns the pickled exception if it raised."""
+    try:
+        payload = setup.payload
+        if payload is None:
+            if setup.initializer is not None:
+                setup.initializer(*setup.initargs)
+            return None
+        for key, body in payload.definitions.items():
+            if key in payload.entries:
+                decoder.apply_entry(key, body)
+            else:
+                decoder.define(key, body)
+        function = decoder.function(payload.function)
+        function(*loads(payload.head, payload.buffers))
+        return None
+    except BaseException as error:
+        # Said under the standard library's name, where users of executors look for it.
+        logging.getLogger("concurrent.futures").critical(
+            "Exception in initializer:", exc_info=True
+        )
+        return dump_error(error)

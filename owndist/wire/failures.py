@@ -1,0 +1,29 @@
+"""Failures, as the tables and messages have them, as exceptions for the user."""
+
+from __future__ import annotations
+
+from ..core.values import BROKEN, DIED, ERROR, LOST, Failure
+from .outcomes import load_error
+
+
+def exception_of(failure: Failure) -> BaseException:
+    """A new exception for a failure; every future gets one of its own."""
+    from concurrent.futures.process import BrokenProcessPool
+
+    from ..errors import InternalError, ObjectLost, WorkerDied
+
+    kind, detail, task = failure
+    if kind == ERROR:
+        return load_error(detail)
+    if kind == DIED:
+        pid, exitcode, attempts, stack = detail
+        return WorkerDied(task, pid, exitcode, attempts, stack)
+    if kind == BROKEN:
+        text, error = detail
+        broken = BrokenProcessPool(f"no task can run any more: {text}")
+        if error is not None:
+            broken.__cause__ = load_error(error)
+        return broken
+    if kind == LOST:
+        return ObjectLost(f"the value of {task or 'this future'} is gone: {detail}")
+    return InternalError(f"unknown kind of failure {kind!r}")

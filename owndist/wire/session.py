@@ -1,0 +1,288 @@
+"""One object on its way to bytes, with the namespace entries of `__main__` that it needs.
+
+What an entry refers to is of two kinds. Some must be there when it is loaded: the class of an
+instance, the base of a class. These are pickled as references and made into entries first, by a
+pickler inside the pickler. Others are only used when its functions are called: globals that they
+name. These are made into entries afterwards, so functions may call each other in circles.
+
+References in a circle (a base class that keeps a table of its subclasses) cannot be put in order.
+The names in such a circle become a *group*: one pickle, under the first of the names, and for
+each other name an entry that takes its part out of the group.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping
+from types import FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .definitions import Definitions
+from .namespace import (
+    MAIN_MARK,
+    Call,
+    Group,
+    group_member,
+    inherited_object,
+    main_namespace,
+    main_object,
+    may_be_by_value,
+    name_in,
+)
+
+if TYPE_CHECKING:
+    from .unchanged import Witness
+
+_dumps = pickle.dumps
+_MISSING = object()
+
+
+class Making:
+    """An entry in the making: the value of one global name, or of a group of them."""
+
+    __slots__ = ("first", "later", "names")
+
+    def __init__(self, names: frozenset[str]) -> None:
+        self.names = names
+        # Names that it refers to: they must be there when it is loaded.
+        self.first: dict[str, None] = {}
+        # Names that its functions use when they are called.
+        self.later: dict[str, None] = {}
+
+
+class GlobalFails(Exception):
+    """A global that a function uses cannot be pickled."""
+
+    def __init__(self, name: str, value: Any, error: Exception) -> None:
+        super().__init__(name, value, error)
+        self.name = name
+        self.value = value
+        self.error = error
+
+
+class _Circle(Exception):
+    """These names refer to each other in a circle and must be made together."""
+
+    def __init__(self, names: frozenset[str]) -> None:
+        super().__init__(names)
+        self.names = names
+
+
+class Remembered(NamedTuple):
+    """How a function or class was last made into a definition."""
+
+    value: Any  # the function or class, where the key of the memory is not the object itself
+    witness: Witness | None  # None the first time, and where there can be none
+    hopeless: bool  # there can be none
+    key: int = 0
+    entries: tuple[int, ...] = ()
+    bound: int = 0  # how many global names had an entry by then
+
+
+class Session:
+    """Makes the pickle of one object, and the entries it needs.
+
+    Args:
+        definitions: where to put the entries.
+        inherited: what `__main__` held when the workers' template was forked, or None.
+        memory: what sessions remember of functions and classes, by global name.
+    """
+
+    def __init__(
+        self,
+        definitions: Definitions,
+        inherited: Mapping[str, Any] | None,
+        memory: dict[str, Remembered],
+    ) -> None:
+        self._definitions = definitions
+        self._memory = memory
+        self._inherited = inherited
+        self._main = main_namespace()
+        # Global name -> key of its entry, for the entries that are finished.
+        self._done: dict[str, int] = {}
+        # The entries in the making; each but the first is referred to by the one before.
+        self._stack: list[Making] = []
+        # Name -> the group it is in. Names that are in none are left out.
+        self._groups: dict[str, frozenset[str]] = {}
+        # The globals that functions use, with their values: made into entries last.
+        self._used: dict[str, Any] = {}
+        # First name of an entry -> the names that its functions use.
+        self._later: dict[str, dict[str, None]] = {}
+
+    def dump(
+        self,
+        obj: Any,
+        buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None,
+    ) -> bytes:
+        """Return the pickle of the session's object, and make all entries it needs."""
+        from . import byvalue
+
+        head = byvalue.dump(obj, self, None, buffer_callback)
+        while waiting := [name for name in self._used if self._needs_entry(name)]:
+            for name in waiting:
+                self._entry(name)
+        for name, uses in self._later.items():
+            later = tuple([self._done[use] for use in uses if use in self._done])
+            self._definitions.set_needs_later(self._done[name], later)
+        return head
+
+    @property
+    def keys(self) -> tuple[int, ...]:
+        """The keys of the entries, in the order in which to apply them."""
+        return self._definitions.complete(self._done.values())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The global names that the entries bind."""
+        return tuple(self._done)
+
+    def reference(self, obj: Any, making: Making | None) -> tuple[Any, ...] | None:
+        """Refer to a function or class of `__main__`, or return None to have it pickled whole."""
+        if self._inherited is not None:
+            name = name_in(self._inherited, obj)
+            if name is not None:
+                return inherited_object, (name,)
+        name = name_in(self._main, obj)
+        if name is None:
+            return None
+        first = name.partition(".")[0]
+        if making is not None:
+            if first in making.names:
+                return None
+            making.first[first] = None
+        for index, outer in enumerate(self._stack):
+            if first in outer.names:
+                names = frozenset().union(*[inner.names for inner in self._stack[index:]])
+                self._groups.update(dict.fromkeys(names, names))
+                raise _Circle(names)
+        return main_object, (name, self._entry(first))
+
+    def use_global(self, name: str, value: Any, making: Making | None) -> None:
+        """Note that a function uses a global: it must be there when the function is called."""
+        self._used.setdefault(name, value)
+        if making is not None:
+            making.later[name] = None
+
+    def _needs_entry(self, name: str) -> bool:
+        """Say whether the workers must be told of a global: not if they began with it."""
+        if name in self._done:
+            return False
+        return (
+            self._inherited is None
+            or self._inherited.get(name, _MISSING) is not self._used[name]
+            or name in self._definitions.bound_names
+        )
+
+    def _entry(self, name: str) -> int:
+        """Make the entry that binds `name`, and before it those it refers to; return its key."""
+        if name in self._done or self._recall(name):
+            return self._done[name]
+        while name not in self._done:
+            making = Making(self._groups.get(name, frozenset((name,))))
+            self._stack.append(making)
+            witness = self._witness(name)
+            try:
+                body = self._body(making)
+            except _Circle as circle:
+                # Tried again by the outermost entry of the circle, as a group.
+                if any(not circle.names.isdisjoint(outer.names) for outer in self._stack[:-1]):
+                    raise
+                continue
+            finally:
+                self._stack.pop()
+            self._add(making, body)
+            if witness is not None:
+                self._memory[name] = Remembered(
+                    self._value(name), witness, False, self._done[name], (), self._bound
+                )
+        return self._done[name]
+
+    def _recall(self, name: str) -> bool:
+        """Take the entry of a function or class that did not change, with all that it needs."""
+        known = self._memory.get(name)
+        if known is None or known.witness is None or known.value is not self._value(name):
+            return False
+        # A name that was bound since then may have been taken for inherited, and is not any more.
+        if known.bound != self._bound:
+            return False
+        needs = self._definitions.reached(known.key)
+        if not needs or not known.witness.holds():
+            return False
+        for key in needs:
+            self._done.setdefault(self._definitions.entry_name[key], key)
+        return True
+
+    def _witness(self, name: str) -> Witness | None:
+        """Return a witness of a function or class, from the second time it is made.
+
+        The first time it would be wasted on those that are sent once.
+        """
+        value = self._value(name)
+        if not isinstance(value, (type, FunctionType)):
+            return None
+        known = self._memory.get(name)
+        if known is None or known.value is not value:
+            self._memory[name] = Remembered(value, None, False)
+            return None
+        if known.hopeless:
+            return None
+        from .unchanged import witness
+
+        found = witness(value)
+        if found is None:
+            self._memory[name] = Remembered(value, None, True)
+        return found
+
+    @property
+    def _bound(self) -> int:
+        return len(self._definitions.bound_names)
+
+    def _body(self, making: Making) -> bytes:
+        from . import byvalue
+
+        names = self._in_order(making.names)
+        name = names[0]
+        value = self._value(name)
+        if len(names) > 1:
+            value = Group({name: self._value(name) for name in names})
+        elif self._inherited is not None and self._inherited.get(name, _MISSING) is value:
+            # Bound again to what it was at first: only its name is sent.
+            return _dumps(Call(inherited_object, (name,)), 5)
+        elif not isinstance(value, (type, FunctionType, ModuleType)):
+            try:
+                plain = _dumps(value, 5)
+                if MAIN_MARK not in plain and not may_be_by_value(plain):
+                    return plain
+            except Exception:
+                # Tried again with cloudpickle, whose error is reported.
+                pass
+        try:
+            return byvalue.dump(value, self, making)
+        except (_Circle, GlobalFails):
+            raise
+        except Exception as error:
+            raise GlobalFails(name, value, error) from error
+
+    def _add(self, making: Making, body: bytes) -> None:
+        first, *others = self._in_order(making.names)
+        needs = tuple([self._done[need] for need in making.first])
+        key = self._done[first] = self._definitions.add_entry(first, body, needs)
+        self._later[first] = making.later
+        for name in others:
+            part = _dumps(Call(group_member, (first, key, name)), 5)
+            self._done[name] = self._definitions.add_entry(name, part, (key,))
+
+    def _value(self, name: str) -> Any:
+        return self._used[name] if name in self._used else self._main[name]
+
+    def _in_order(self, names: frozenset[str]) -> list[str]:
+        """Sort names so that base classes come before their subclasses, always the same way.
+
+        A class is made as an empty skeleton and filled later. If its base is only a skeleton at
+        that time, the `__init_subclass__` of the base does not run a second time.
+        """
+        if len(names) == 1:
+            return list(names)
+        return sorted(
+            names, key=lambda name: (len(getattr(self._value(name), "__mro__", ())), name)
+        )

@@ -1,0 +1,1 @@
+"""CPython's own executor tests, run on OwnershipExecutor."""

@@ -1,0 +1,1 @@
+"""The stdlib's executor behaviour: one body, run on its ProcessPoolExecutor and on ours."""
