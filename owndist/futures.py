@@ -113,7 +113,7 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
         return value
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Return what the task raised, or None. The value itself is not fetched.
+        """Return what the task raised, or None. A value in shared memory is not fetched.
 
         Args:
             timeout: seconds to wait; None for as long as it takes.
@@ -230,11 +230,17 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
             return
         status, value = outcome
         if status == values.READY:
-            if not want_value:
+            if not want_value and (self._stored or callable(value)):
                 return
-            # An error of loading is raised to whoever asks, each time; it is not the task's.
-            loaded = value() if callable(value) else self._peer.load(value)
-            self.__dict__.setdefault("_result", loaded)
+            try:
+                loaded = value() if callable(value) else self._peer.load(value)
+            except KeyboardInterrupt:
+                raise  # the user's, not the value's: the next one to ask may have more luck
+            except BaseException as error:
+                # The value's class may raise anything. To this reader that is the outcome.
+                self.__dict__.setdefault("_exception", error)
+            else:
+                self.__dict__.setdefault("_result", loaded)
         else:
             self.__dict__.setdefault("_exception", exception_of(value))
         self._outcome = None
@@ -242,12 +248,7 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
     def _get_snapshot(self, *args: Any, **kwargs: Any) -> Any:
         """What asyncio looks at instead of `result()` from Python 3.15 on."""
         if self._state == FINISHED:
-            try:
-                self._resolve(want_value=True)
-            except BaseException as error:
-                # What loading raised is what the asker gets, as from `result()`.
-                self._exception = error
-                self._outcome = None
+            self._resolve(want_value=True)
         return super()._get_snapshot(*args, **kwargs)  # type: ignore[misc]
 
     def __reduce_ex__(self, protocol: Any) -> Any:

@@ -66,7 +66,6 @@ from ..futures import Future
 from ..store.local import Store
 from ..store.segments import segment_name, unlink_segment, unlink_segments
 from ..transport.link import Link
-from ..wire.explain import explain
 from ..wire.failures import exception_of
 from ..wire.frames import FrameDecoder
 from ..wire.functions import Encoder
@@ -219,9 +218,11 @@ class Driver:
             cache_limit_bytes=setup.cache_limit_bytes,
             on_unmapped=self._poke,
         )
-        self._wake_out, self._wake_in = os.pipe()
-        os.set_blocking(self._wake_in, False)
-        os.set_blocking(self._wake_out, False)
+        # Sockets rather than a pipe: an object that owns its descriptor closes it once, whoever
+        # closes it, also in a child that is forked at any moment.
+        self._wake_out, self._wake_in = socket.socketpair()
+        self._wake_in.setblocking(False)
+        self._wake_out.setblocking(False)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wake_out, selectors.EVENT_READ, None)
         self._selector.register(self._nursery, selectors.EVENT_READ, self._nursery)
@@ -278,7 +279,7 @@ class Driver:
         if encoded.entries:
             entries = (*entries, *encoded.entries)
         if held or encoded.futures:
-            held = [*held, *encoded.futures]
+            held = (*held, *encoded.futures)
         judged = bool(options.retry_exceptions)
         with self._lock:
             if self.machine.closing:
@@ -378,6 +379,7 @@ class Driver:
         new_args, new_kwargs = slots.replace_top_level(args, kwargs)
 
         def describe(error: Exception) -> str:
+            
             return explain(new_args, new_kwargs, error)
 
         try:
@@ -742,6 +744,7 @@ class Driver:
             return
         if not worker.at_end:
             # Something that it forked still holds its end of the link.
+            worker.at_end = True
             self._selector.unregister(worker.link)
         self._blocked.pop(number, None)
         self._unflushed.pop(number, None)
@@ -932,13 +935,13 @@ class Driver:
             return
         self._poked = True
         try:
-            os.write(self._wake_in, b"x")
+            self._wake_in.send(b"x")
         except (OSError, AttributeError):
             pass  # full: it will wake anyway; closed or not open: there is no reader
 
     def _drain_pokes(self) -> None:
         try:
-            os.read(self._wake_out, 4096)
+            self._wake_out.recv(4096)
         except BlockingIOError:
             pass  # nothing there
         # In this order: what was appended before this line is seen by the chores that follow,
@@ -956,8 +959,8 @@ class Driver:
             self._store.close()
             self._nursery.close()
             self._selector.close()
-            os.close(self._wake_in)
-            os.close(self._wake_out)
+            self._wake_in.close()
+            self._wake_out.close()
             self.ended.set()
         return True
 
@@ -1002,15 +1005,15 @@ class Driver:
 
     def let_go_in_child(self) -> None:
         """In a process forked from the driver: nothing here is ours."""
+        if self.pid == -1 or not self._started or self.ended.is_set():
+            return  # a worker is forked from a template that has done this already
         self.pid = -1
-        if not self._started or self.ended.is_set():
-            return
         for worker in self.workers.values():
             worker.link.close()
         self._nursery.abandon()
         self._selector.close()
-        os.close(self._wake_in)
-        os.close(self._wake_out)
+        self._wake_in.close()
+        self._wake_out.close()
 
 
 class _Ticket:

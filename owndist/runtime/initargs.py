@@ -8,6 +8,7 @@ started: they look for the process that is being spawned, and hand it their desc
 from __future__ import annotations
 
 import contextlib
+import copyreg
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,15 +48,25 @@ def _spawning() -> Iterator[_Spawning]:
 
 def pack_arguments(encoder: Encoder, initargs: tuple[Any, ...]) -> tuple[Encoded, tuple[int, ...]]:
     """The arguments as bytes, and the descriptors that must be passed on with them."""
-    import pickle
+    from multiprocessing.reduction import ForkingPickler
 
     with _spawning() as popen:
         try:
+            head = bytes(ForkingPickler.dumps(initargs))
+            if b"__main__" not in head:
+                return Encoded(head, [], (), []), tuple(popen.fds)
+        except Exception:
+            # Something that goes only by value, such as a lambda; if not, the next try says so.
+            pass
+        del popen.fds[:]
+        # Connections and the like have reducers that only multiprocessing's own pickler knows:
+        # pickle would send their descriptor's number and not the descriptor. Lend them.
+        extra: dict[type, Any] = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
+        lent = [kind for kind in extra if kind not in copyreg.dispatch_table]
+        copyreg.dispatch_table.update({kind: extra[kind] for kind in lent})
+        try:
             encoded = encoder.value(initargs)
-        except pickle.PicklingError:
-            # Connections have reducers that only multiprocessing's own pickler knows.
-            from multiprocessing.reduction import ForkingPickler
-
-            del popen.fds[:]
-            encoded = Encoded(bytes(ForkingPickler.dumps(initargs)), [], (), [])
+        finally:
+            for kind in lent:
+                del copyreg.dispatch_table[kind]
         return encoded, tuple(popen.fds)

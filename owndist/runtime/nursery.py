@@ -62,7 +62,6 @@ class Nursery:
             raise
         finally:
             theirs.close()
-        ours.setblocking(False)
 
     def fileno(self) -> int:
         """The descriptor to wait on for `reports`."""
@@ -82,20 +81,17 @@ class Nursery:
 
     def _send(self, record: bytes, fds: list[int]) -> None:
         try:
-            # Blocking: records are tiny, and the template always reads.
-            self._control.setblocking(True)
+            # Blocking, whatever thread: records are tiny, and the template always reads.
             socket.send_fds(self._control, [record], fds)
         except OSError:
             pass  # the template is gone: `reports` tells
-        finally:
-            self._control.setblocking(False)
 
     def reports(self) -> tuple[list[Started | Ended], bool]:
         """What has happened, and whether the template still lives."""
         alive = True
         try:
             while True:
-                data = self._control.recv(65536)
+                data = self._control.recv(65536, socket.MSG_DONTWAIT)
                 if not data:
                     alive = False
                     break

@@ -109,7 +109,10 @@ def _serve(control: socket.socket, setup: WorkerSetup) -> None:
     while True:
         for fd, _ in poller.poll():
             if fd == control.fileno():
-                data, fds, _, _ = socket.recv_fds(control, RECORD.size, 2)
+                try:
+                    data, fds, _, _ = socket.recv_fds(control, RECORD.size, 2)
+                except ConnectionError:
+                    data = b""  # the driver went without reading what it had been told
                 if not data:
                     _clean_up(workers, adopted, setup)
                     return

@@ -28,11 +28,14 @@ from . import namespace
 from .definitions import Definitions
 from .namespace import (
     MAIN_MARK,
+    MAIN_NAMES,
+    Call,
     InheritedPickler,
+    inherited_object,
     may_be_by_value,
+    name_in,
 )
 from .pickling import Encoded, here, lift_large
-from .session import GlobalFails, Remembered, Session
 
 # How many by-reference functions are remembered with their key: a program submits few.
 _REMEMBER = 1000
@@ -40,6 +43,7 @@ _REMEMBER = 1000
 _HEAVY = 1 << 20
 
 if TYPE_CHECKING:
+    from .session import Remembered, Session
     from .unchanged import Witness
 
 _dumps = pickle.dumps
@@ -172,7 +176,7 @@ class Encoder:
                 return key, (), tuple(futures)
             futures.clear()
             witness = self._witness(fn, known)
-            session = Session(self._definitions, self._inherited, self._memory)
+            session = self._session()
             body = session.dump(fn)
         except Exception as error:
             _refuse(error, None, fn)
@@ -182,6 +186,8 @@ class Encoder:
         entries = session.keys
         self._warn_if_heavy(fn, len(body), entries)
         if witness is not None and self._witnessed is not None:
+            from .session import Remembered
+
             self._witnessed[fn] = Remembered(
                 None, witness, False, key, entries, len(self._definitions.bound_names)
             )
@@ -213,6 +219,8 @@ class Encoder:
         if len(self._witnessed) >= _REMEMBER:
             # Functions that lead back to themselves are kept by their own witness.
             self._witnessed.clear()
+        from .session import Remembered
+
         if known is None:
             self._witnessed[fn] = Remembered(None, None, False)
             return None
@@ -225,8 +233,21 @@ class Encoder:
             self._witnessed[fn] = Remembered(None, None, True)
         return found
 
+    def _session(self) -> Session:
+        # What a session needs is loaded only where something goes by value.
+        from .session import Session
+
+        return Session(self._definitions, self._inherited, self._memory)
+
     def _by_reference(self, fn: Any) -> bytes | None:
         """Return the plain pickle of what the workers can import or have inherited, else None."""
+        if type(fn) is FunctionType:
+            # A plain function is either there by its name or it is not: no need to try.
+            if "<" in fn.__qualname__:
+                return None
+            if fn.__module__ in MAIN_NAMES:
+                name = None if self._inherited is None else name_in(self._inherited, fn)
+                return None if name is None else _dumps(Call(inherited_object, (name,)), 5)
         try:
             plain = _dumps(fn, 5)
             if MAIN_MARK not in plain:
@@ -256,7 +277,7 @@ class Encoder:
                     pass
                 futures.clear()
             buffers = []
-            session = Session(self._definitions, self._inherited, self._memory)
+            session = self._session()
             head = session.dump(lifted, buffers.append)
             return Encoded(head, buffers, session.keys, futures)
         except Exception as error:
@@ -383,6 +404,7 @@ def _refuse(error: Exception, describe: Callable[[Exception], str] | None, obj: 
     """Raise the error for what cannot be pickled, with the original one as its cause."""
     from ..errors import NotSerializable
     from . import explain
+    from .session import GlobalFails
 
     if isinstance(error, NotSerializable):
         raise error

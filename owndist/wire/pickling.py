@@ -165,7 +165,10 @@ def lift_large(obj: Any) -> Any:
             if type(item) in _LIFTABLE and len(item) >= LARGE:
                 break
         else:
-            if not kwargs:
+            for item in kwargs.values():
+                if type(item) in _LIFTABLE and len(item) >= LARGE:
+                    break
+            else:
                 return obj
         stand_ins = _stand_ins([*args, *kwargs.values()])
         if not stand_ins:

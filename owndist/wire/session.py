@@ -129,12 +129,14 @@ class Session:
     @property
     def keys(self) -> tuple[int, ...]:
         """The keys of the entries, in the order in which to apply them."""
-        return self._definitions.complete(self._done.values())
+        if not self._done:
+            return ()
+        return self._definitions.complete([self._done[name] for name in self.names])
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The global names that the entries bind."""
-        return tuple(self._done)
+        """The global names that the entries bind, sorted, so that keys stay the same."""
+        return tuple(sorted(self._done))
 
     def reference(self, obj: Any, making: Making | None) -> tuple[Any, ...] | None:
         """Refer to a function or class of `__main__`, or return None to have it pickled whole."""
@@ -208,8 +210,11 @@ class Session:
         needs = self._definitions.reached(known.key)
         if not needs or not known.witness.holds():
             return False
-        for key in needs:
-            self._done.setdefault(self._definitions.entry_name[key], key)
+        found = {self._definitions.entry_name[key]: key for key in needs}
+        if any(not making.names.isdisjoint(found) for making in self._stack):
+            # Perhaps a circle, which is to be found the slow way.
+            return False
+        self._done = found | self._done
         return True
 
     def _witness(self, name: str) -> Witness | None:
@@ -269,6 +274,7 @@ class Session:
         key = self._done[first] = self._definitions.add_entry(first, body, needs)
         self._later[first] = making.later
         for name in others:
+            making.later[name] = None  # where one of a group is needed, all are
             part = _dumps(Call(group_member, (first, key, name)), 5)
             self._done[name] = self._definitions.add_entry(name, part, (key,))
 

@@ -9,6 +9,7 @@ function is pickled again.
 
 from __future__ import annotations
 
+import functools
 import operator
 import pickle
 import sys
@@ -128,7 +129,9 @@ class Witness:
                 return []
             parts_of: Callable[[Any], list[Any]] = _class_parts
             if kind is FunctionType:
-                parts_of = _function_parts
+                # The names stay as long as the code does, which is compared too.
+                names = tuple(_extract_code_globals(value.__code__))
+                parts_of = functools.partial(_function_parts, names)
             elif not isinstance(value, type):
                 parts_of = _cached_function_parts
             parts = self._walk(value, parts_of)
@@ -174,7 +177,7 @@ def _dict_parts(items: Any) -> list[Any]:
     return [*items, *items.values()]
 
 
-def _function_parts(function: Any) -> list[Any]:
+def _function_parts(names: tuple[str, ...], function: Any) -> list[Any]:
     parts = [
         function.__code__,
         function.__defaults__,
@@ -194,8 +197,9 @@ def _function_parts(function: Any) -> list[Any]:
         if items:
             parts += items
             parts += items.values()
-    space = function.__globals__
-    parts += [space.get(name, _MISSING) for name in _extract_code_globals(function.__code__)]
+    if names:
+        space = function.__globals__
+        parts += [space.get(name, _MISSING) for name in names]
     return parts
 
 
@@ -205,7 +209,7 @@ def _class_parts(cls: Any) -> list[Any]:
         if name == "__annotations__":
             parts += value
             parts += value.values()
-        else:
+        elif name != "__slotnames__":  # a trace of pickling, see `byvalue`
             parts += (name, value)
     return parts
 

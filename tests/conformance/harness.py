@@ -205,7 +205,7 @@ class _Child:
                         record["detail"],
                         record["seconds"],
                         record["altered"],
-                        _tail(log[start["log"] :]),
+                        _tail(log[start["log"] : record["log"]]),
                     ),
                 )
                 start = None

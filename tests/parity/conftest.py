@@ -214,9 +214,11 @@ def run_script(tmp_path: Path) -> ScriptRunner:
         )
         try:
             out, err = process.communicate(stdin, timeout=timeout_s)
-        except subprocess.TimeoutExpired:
+        except BaseException as error:
             os.killpg(process.pid, signal.SIGKILL)  # its workers too
             out, err = process.communicate()
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
             pytest.fail(f"the script hangs; so far it said:\n{out}\n{err}")
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 

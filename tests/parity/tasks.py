@@ -122,6 +122,12 @@ def put_into_queue(item: Any) -> None:
     from_initializer[1].put(item)
 
 
+def put_all(queue: Any, count: int) -> None:
+    """Initializer: put numbers into the queue, and keep nothing."""
+    for number in range(count):
+        queue.put(number)
+
+
 def get_inherited() -> str:
     return INHERITED
 

@@ -1,15 +1,12 @@
-"""From the constructor to the end: initializers, shutdown, forgotten ones, interpreter exit."""
+"""Constructor, initializers and shutdown: the stdlib and owndist side by side."""
 
 from __future__ import annotations
 
 import concurrent.futures
-import gc
 import inspect
 import os
 import pickle
 import threading
-import time
-import weakref
 from concurrent.futures import CancelledError, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -19,7 +16,7 @@ import psutil
 import pytest
 
 from . import tasks
-from .conftest import PATIENCE_S, Bell, Flavour, Gate, MakePool, ScriptRunner
+from .conftest import PATIENCE_S, Bell, Flavour, Gate, MakePool
 from .test_executor import Pool
 
 # Making one
@@ -122,6 +119,20 @@ def test_an_initializer_may_get_a_queue(flavour: Flavour, make_pool: MakePool) -
     for number in range(10):
         pool.submit(tasks.put_into_queue, number)
     assert sorted(queue.get(timeout=PATIENCE_S) for _ in range(10)) == list(range(10))
+    pool.shutdown()
+    queue.close()
+    queue.join_thread()
+
+
+@pytest.mark.every_start_method
+def test_what_an_initializer_puts_into_a_queue_arrives(
+    flavour: Flavour, make_pool: MakePool
+) -> None:
+    """Its arguments live as long as the worker, also if it keeps none of them."""
+    queue = flavour.context.Queue()
+    pool = make_pool(1, initializer=tasks.put_all, initargs=(queue, 100))
+    pool.submit(tasks.add, 1, 2).result(PATIENCE_S)
+    assert [queue.get(timeout=PATIENCE_S) for _ in range(100)] == list(range(100))
     pool.shutdown()
     queue.close()
     queue.join_thread()
@@ -277,194 +288,3 @@ def test_workers_can_be_ended_by_force(
         assert future.cancelled() or isinstance(future.exception(0), BrokenProcessPool)
     with pytest.raises(RuntimeError):
         pool.submit(tasks.add, 1, 2)
-
-
-# Forgotten executors
-
-
-@pytest.mark.every_start_method
-def test_an_executor_nobody_holds_finishes_its_work_and_ends(flavour: Flavour) -> None:
-    """Law 27."""
-    pool = flavour.make(2)
-    pid = pool.submit(os.getpid).result(PATIENCE_S)
-    futures = [pool.submit(tasks.add, n, n) for n in range(20)]
-    forgotten = weakref.ref(pool)
-    del pool
-    gc.collect()
-    assert [future.result(PATIENCE_S) for future in futures] == list(range(0, 40, 2))
-    gc.collect()
-    assert forgotten() is None
-    _wait_until_gone(pid)
-
-
-def test_results_of_map_keep_coming_from_an_executor_nobody_holds(flavour: Flavour) -> None:
-    pool = flavour.make(2)
-    results = pool.map(tasks.add, range(20), range(20))
-    del pool
-    gc.collect()
-    assert list(results) == list(range(0, 40, 2))
-
-
-def _wait_until_gone(pid: int) -> None:
-    """Look until the process is reaped; to wait for it would take its exit code from its parent."""
-    deadline = time.monotonic() + PATIENCE_S
-    while psutil.pid_exists(pid):
-        assert time.monotonic() < deadline, f"process {pid} is still there"
-        time.sleep(0.005)
-
-
-# Interpreter exit
-
-WORK = """
-import os
-import sys
-
-def note(path, text):
-    with open(path, "a") as file:
-        file.write(text)
-
-def speak(text):
-    print(text)  # not flushed: that must happen when the worker ends
-
-"""
-
-
-@pytest.mark.every_start_method
-def test_pending_work_is_done_when_the_program_ends_without_shutdown(
-    flavour: Flavour, run_script: ScriptRunner, diary: Path
-) -> None:
-    """Laws 27 and 31: quietly, and with nothing left."""
-    ended = run_script(
-        flavour,
-        WORK
-        + f"""
-if __name__ == "__main__":
-    pool = make(2)
-    for _ in range(10):
-        pool.submit(note, {str(diary)!r}, "+")
-    pool.submit(speak, "from a worker")
-""",
-    )
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert ended.stdout == "from a worker\n"
-    assert diary.read_text() == "+" * 10
-
-
-@pytest.mark.parametrize(
-    ("last_line", "code", "message"),
-    [("sys.exit(3)", 3, ""), ("raise ValueError('main fails')", 1, "main fails")],
-)
-def test_pending_work_is_done_when_the_program_fails(
-    flavour: Flavour,
-    run_script: ScriptRunner,
-    diary: Path,
-    last_line: str,
-    code: int,
-    message: str,
-) -> None:
-    ended = run_script(
-        flavour,
-        WORK
-        + f"""
-if __name__ == "__main__":
-    pool = make(2)
-    for _ in range(10):
-        pool.submit(note, {str(diary)!r}, "+")
-    {last_line}
-""",
-    )
-    assert ended.returncode == code
-    assert message in ended.stderr
-    assert ended.stderr.count("Traceback") == bool(message)
-    assert diary.read_text() == "+" * 10
-
-
-def test_a_program_may_end_with_an_executor_that_was_never_used(
-    flavour: Flavour, run_script: ScriptRunner
-) -> None:
-    ended = run_script(flavour, "pool = make(2)\n")
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
-
-
-@pytest.mark.every_start_method
-def test_submit_while_the_program_ends_is_a_runtime_error(
-    flavour: Flavour, run_script: ScriptRunner
-) -> None:
-    ended = run_script(
-        flavour,
-        """
-import atexit
-
-def run_last():
-    try:
-        pool.submit(id, None)
-    except RuntimeError as exc:
-        print(exc)
-
-if __name__ == "__main__":
-    atexit.register(run_last)
-    pool = make(1)
-    pool.submit(id, 42).result()
-""",
-    )
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert ended.stdout.startswith("cannot schedule new futures after")
-
-
-@pytest.mark.every_start_method
-def test_a_worker_does_not_read_the_input_of_the_program(
-    flavour: Flavour, run_script: ScriptRunner
-) -> None:
-    ended = run_script(
-        flavour,
-        """
-import sys
-
-def read_input():
-    return sys.stdin.read()
-
-if __name__ == "__main__":
-    with make(1) as pool:
-        print("worker:", repr(pool.submit(read_input).result()))
-    print("driver:", repr(sys.stdin.read()))
-""",
-        stdin="for the driver",
-    )
-    assert ended.stderr == ""
-    assert ended.stdout == "worker: ''\ndriver: 'for the driver'\n"
-
-
-def test_prints_of_tasks_are_in_the_output_of_the_program(
-    flavour: Flavour, run_script: ScriptRunner
-) -> None:
-    ended = run_script(
-        flavour,
-        WORK
-        + """
-if __name__ == "__main__":
-    print("before", flush=True)
-    with make(2) as pool:
-        list(pool.map(speak, ["a", "b", "c"]))
-    print("after", flush=True)
-""",
-    )
-    assert ended.stderr == ""
-    lines = ended.stdout.split()
-    assert (lines[0], sorted(lines[1:-1]), lines[-1]) == ("before", ["a", "b", "c"], "after")
-
-
-def test_text_printed_before_the_first_submit_appears_once(
-    flavour: Flavour, run_script: ScriptRunner
-) -> None:
-    """A forked worker must not flush what the driver had in its buffer."""
-    ended = run_script(
-        flavour,
-        WORK
-        + """
-if __name__ == "__main__":
-    print("buffered")
-    with make(2) as pool:
-        list(pool.map(speak, ["a", "b"]))
-""",
-    )
-    assert sorted(ended.stdout.split()) == ["a", "b", "buffered"]

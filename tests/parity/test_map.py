@@ -130,7 +130,8 @@ def test_closing_the_results_of_map_cancels_the_calls_not_yet_begun(
     gate.open()
     single.shutdown()
     done = [int(line) for line in diary.read_text().split()]
-    assert done == list(range(len(done)))
+    # Not only the first ones: the worker goes on while one after the other is cancelled.
+    assert done == sorted(done)
     assert len(done) < 25
 
 
