@@ -11,6 +11,7 @@ what else the machine does falls on all of them. The raw samples go to benchmark
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
@@ -19,6 +20,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -58,50 +60,79 @@ class Measured:
 Results = dict[str, dict[str, Measured]]  # {line: {competitor: Measured}}
 
 
-def take(line: Line, label: str, scale: str) -> float:
+def take(line: Line, label: str, scale: str, environment: dict[str, str]) -> float:
     """One round of one competitor, in a fresh interpreter.
 
     Raises:
         RuntimeError: it failed or took too long; nothing that it started is left.
     """
     with subprocess.Popen(
-        [sys.executable, "-c", CHILD, line.name, label, scale],
+        [sys.executable, "-X", "faulthandler", "-c", CHILD, line.name, label, scale],
         cwd=ROOT,
+        env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     ) as child:
+        late = ""
         try:
-            printed, complaints = child.communicate(timeout=TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(child.pid, signal.SIGKILL)  # its workers are in the same group
-            raise RuntimeError(f"nothing after {TIMEOUT_S} s") from None
+            try:
+                printed, complaints = child.communicate(timeout=TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                late = f"nothing after {TIMEOUT_S} s\n"
+                child.send_signal(signal.SIGABRT)  # faulthandler shows where it stands
+                printed, complaints = child.communicate(timeout=10)
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # it ended well, and all that it started
+                os.killpg(child.pid, signal.SIGKILL)
     if child.returncode:
-        raise RuntimeError(complaints.strip() or f"exit status {child.returncode}")
+        raise RuntimeError(late + complaints.strip() or f"exit status {child.returncode}")
     samples = json.loads(printed.splitlines()[-1])
     return statistics.median(samples) / line.operations(SCALES[scale])
 
 
 def measure(lines: Sequence[str], labels: Sequence[str], scale: str, rounds: int) -> Results:
     results: Results = {}
-    for name in lines:
-        results[name] = {label: Measured([], []) for label in labels}
-        for number in range(rounds):
-            for label in labels:
-                measured = results[name][label]
-                if measured.failures:
-                    continue  # once is enough; a hang costs minutes
-                progress(f"{name} {number + 1}/{rounds} {label}")
-                try:
-                    takes = [take(LINES[name], label, scale) for _ in range(LINES[name].takes)]
-                    measured.figures.append(statistics.median(takes))
-                except RuntimeError as error:
-                    measured.failures.append(str(error))
-                    print(f"\n{name} on {label} failed:\n{error}", file=sys.stderr)
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        environment = _with_bytecode(folder)
+        for label in labels:
+            progress(f"compiling for {label}")
+            # What fails here fails again below, and is told there.
+            with contextlib.suppress(RuntimeError):
+                take(LINES["start_stop"], label, scale, environment)
+        for name in lines:
+            results[name] = {label: Measured([], []) for label in labels}
+            for number in range(rounds):
+                for label, measured in results[name].items():
+                    if not measured.failures:  # once is enough: a hang costs minutes
+                        progress(f"{name} {number + 1}/{rounds} {label}")
+                        _add_round(measured, LINES[name], label, scale, environment)
     progress("")
     return results
+
+
+def _add_round(
+    measured: Measured, line: Line, label: str, scale: str, environment: dict[str, str]
+) -> None:
+    try:
+        figures = [take(line, label, scale, environment) for _ in range(line.takes)]
+    except RuntimeError as error:
+        measured.failures.append(str(error))
+        print(f"\n{line.name} on {label} failed:\n{error}", file=sys.stderr)
+    else:
+        measured.figures.append(statistics.median(figures))
+
+
+def _with_bytecode(folder: str) -> dict[str, str]:
+    """Compiled modules are kept in the folder: an installed package is not compiled at each start.
+
+    Without it, a checkout that Python may not write to would look slow to start.
+    """
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": folder}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    return environment
 
 
 def progress(text: str) -> None:

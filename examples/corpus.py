@@ -30,6 +30,8 @@ from owndist import OwnershipExecutor
 
 FAN_IN = 8
 TOP = 10
+ROWS = ["files", "files that do not decode", "files that do not parse"]
+ROWS += ["lines", "classes", "functions", "decision points"]
 DECISIONS = {ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler, ast.Assert}
 DECISIONS |= {ast.comprehension, ast.match_case}
 
@@ -189,7 +191,7 @@ def progress_bar(files: int) -> AbstractContextManager:
 def show(reports: dict[str, Report]) -> None:
     together = reports["together"]
     print(f"\n{'':<28}" + "".join(f"{area:>18}" for area in reports))
-    for name in together.totals:
+    for name in ROWS:
         print(f"{name:<28}" + "".join(f"{r.totals[name]:>18,}" for r in reports.values()))
     for title, counter in (("imported modules", together.imports), ("names", together.names)):
         first = sorted(counter.items(), key=lambda item: (-item[1], item[0]))[:TOP]

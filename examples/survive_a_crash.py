@@ -1,6 +1,6 @@
 """A task kills its own worker process; the pool lives on, and nothing else is lost.
 
-The logger "owndist" warns of the worker that died: that is the line on standard error.
+A program that sets logging up is told of the worker that died: the logger "owndist" warns.
 Run it: python examples/survive_a_crash.py
 """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -27,6 +26,8 @@ def resolve_options(base: TaskOptions, changes: Mapping[str, Any]) -> TaskOption
     """
     for key in changes:
         if key not in TaskOptions._fields:
+            import difflib  # for people who mistype only
+
             near = difflib.get_close_matches(key, TaskOptions._fields, 1, 0.5)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             known = ", ".join(TaskOptions._fields)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import pickle
 import signal as _signal
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
 
 __all__ = [
     "InternalError",

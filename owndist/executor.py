@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +13,6 @@ from .futures import Future
 from .mapping import map_batched, map_in_chunks, map_one_by_one
 from .runtime.arguments import Shared
 from .runtime.cpus import usable_cpus
-from .runtime.driver import Driver
 
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
@@ -135,6 +133,9 @@ class OwnershipExecutor(ProcessPoolExecutor):
         self._options = resolve_options(
             TaskOptions(), {"max_retries": max_retries, "retry_exceptions": retry_exceptions}
         )
+        # Half of the package, for those who make an executor and not for those who import it.
+        from .runtime.driver import Driver
+
         self._driver = Driver(
             max_workers, method, initializer, tuple(initargs), max_tasks_per_child
         )
@@ -284,22 +285,7 @@ class OwnershipExecutor(ProcessPoolExecutor):
         return Statistics(**self._driver.counters())
 
     def __repr__(self) -> str:
-        driver = self._driver
-        if driver.pid != os.getpid():
-            state = "of another process"
-        elif driver.ended.is_set():
-            state = "shut down"
-        elif driver.machine.broken is not None:
-            state = "broken"
-        elif driver.machine.closing:
-            state = "shutting down"
-        else:
-            tasks = len(driver.machine.submission.tasks)
-            state = f"{tasks} tasks pending" if driver.workers else "idle, no workers yet"
-        return (
-            f"<OwnershipExecutor at {id(self):#x}: {len(driver.workers)} of "
-            f"{self._max_workers} workers, {state}>"
-        )
+        return f"<OwnershipExecutor at {id(self):#x}: {self._driver.describe()}>"
 
     def __reduce__(self) -> Any:
         raise TypeError(
@@ -366,7 +352,7 @@ def _map(
             raise TypeError("buffersize must be an integer or None")
         if buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
-    items = zip(*iterables)
+    items = zip(*iterables, strict=False)
     if chunksize is not None and chunksize > 1:
         return map_in_chunks(submit, fn, items, timeout, chunksize, buffersize)
     if chunksize == 1 or buffersize is not None:

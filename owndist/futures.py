@@ -43,6 +43,7 @@ class Peer(Protocol):
     def cancel(self, future: Future[Any]) -> bool: ...
     def is_running(self, object_id: ObjectId | Address) -> bool: ...
     def note_dropped(self, object_id: ObjectId | Address, stored: bool) -> None: ...
+    def make_waiters(self, future: Future[Any]) -> list[Any]: ...
 
 
 class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
@@ -76,8 +77,10 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
         # setdefault is atomic: of two threads that come at once, both get the same object.
         if attribute == "_condition":
             return self.__dict__.setdefault("_condition", Condition())
-        if attribute in ("_waiters", "_done_callbacks"):
+        if attribute == "_done_callbacks":
             return self.__dict__.setdefault(attribute, [])
+        if attribute == "_waiters":
+            return self.__dict__.setdefault(attribute, self._peer.make_waiters(self))
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {attribute!r}")
 
     @property
@@ -182,7 +185,7 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
                 settled = self._settle(status, value)
                 condition.notify_all()
         if settled and "_done_callbacks" in self.__dict__:
-            self._invoke_callbacks()  # type: ignore[attr-defined]
+            self._invoke_callbacks()
 
     def _settle(self, status: int, value: Any) -> bool:
         """Condition held. True: this was the first time."""
@@ -242,7 +245,7 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
             else:
                 self.__dict__.setdefault("_result", loaded)
         else:
-            self.__dict__.setdefault("_exception", exception_of(value))
+            self.__dict__.setdefault("_exception", exception_of(value, self._name))
         self._outcome = None
 
     def _get_snapshot(self, *args: Any, **kwargs: Any) -> Any:

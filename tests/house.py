@@ -20,8 +20,9 @@ MODULE_LINES, CLASS_LINES, CLASS_METHODS, FUNCTION_LINES = 600, 400, 30, 80
 
 # Imports go to the own ring or to one further down. "" is owndist/__init__.py.
 RINGS: tuple[frozenset[str], ...] = (
-    frozenset({"", "executor", "futures", "mapping"}),
+    frozenset({"", "executor", "mapping"}),
     frozenset({"runtime"}),
+    frozenset({"futures"}),
     frozenset({"transport", "wire", "store"}),
     frozenset({"core"}),
     frozenset({"errors", "config"}),

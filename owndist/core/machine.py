@@ -355,7 +355,10 @@ class Machine:
 
     def _on_blocked(self, peer: ProcessNumber, message: Message, now: int) -> None:
         worker = self.leasing.workers.get(peer)
-        if worker is not None and worker.status == UP:
+        if worker is None:
+            return
+        self.submission.want(message[1])
+        if worker.status == UP:
             self.leasing.block(worker)
             if len(worker.queue) > 1:
                 self.submission.recall(worker)

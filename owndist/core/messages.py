@@ -11,6 +11,7 @@ Owner to executor
     DEFINE    key, body                 a function's pickle, once per worker
     ENTRY     key, body                 a global of __main__, when it differs from the last sent
     RECALL    tasks                     give back those that have not started
+    FORGET    keys                      these definitions will not be used again
     FREE      serials                   extents of the receiver that nobody needs any more
     OUTCOME   object, status, value     to a borrower: the object is there, or failed
     STOP      -                         end once the queue is empty
@@ -26,8 +27,8 @@ Executor to owner
     RELEASE   ((object, token), ...)    the borrower has dropped its last handle
     UNMAPPED  ((number, serial), ...)   the last mapping of these extents is gone
     BORROW    object                    tell me its outcome
-    BLOCKED   -                         the running task waits for a future
-    UNBLOCKED -
+    BLOCKED   object                    the running task waits for this object
+    UNBLOCKED -                         it waits no more
 """
 
 from __future__ import annotations
@@ -36,5 +37,5 @@ from typing import Any
 
 Message = tuple[Any, ...]
 
-TASK, DEFINE, ENTRY, RECALL, FREE, OUTCOME, STOP = range(1, 8)
+TASK, DEFINE, ENTRY, RECALL, FREE, OUTCOME, STOP, FORGET = range(1, 9)
 ALIVE, INIT_FAILED, DONE, RECALLED, RELEASE, UNMAPPED, BORROW, BLOCKED, UNBLOCKED = range(20, 29)

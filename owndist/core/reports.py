@@ -11,7 +11,17 @@ from .values import Failure, Value
 class Submitted(Record):
     """The process's own code has submitted a task; a handle to its result exists."""
 
-    __slots__ = ("task", "function", "entries", "args", "slots", "nested", "name", "max_retries", "judged")
+    __slots__ = (
+        "task",
+        "function",
+        "entries",
+        "args",
+        "slots",
+        "nested",
+        "name",
+        "max_retries",
+        "judged",
+    )
 
     def __init__(
         self,
@@ -53,7 +63,7 @@ class Stored(Record):
 
 
 class Promised(Record):
-    """An object will be given by someone outside the session (a foreign future); a handle exists."""
+    """Someone outside the session will give an object (a foreign future); a handle exists."""
 
     __slots__ = ("object",)
 

@@ -19,7 +19,7 @@ another one is stale and changes nothing. Purity does not save one from late rep
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Union
+from typing import Any
 
 from .commands import (
     CancelAnswered,
@@ -41,19 +41,19 @@ from .references import Entry, ReferenceTable
 from .reports import Submitted
 from .values import CANCELLED, DIED, ERROR, FAILED, PENDING, READY, Failure, Value
 
-Command = Union[
-    Send,
-    Complete,
-    CancelAnswered,
-    JudgeError,
-    Free,
-    Unlink,
-    SweepDead,
-    Spawn,
-    Kill,
-    Drained,
-    Log,
-]
+Command = (
+    Send
+    | Complete
+    | CancelAnswered
+    | JudgeError
+    | Free
+    | Unlink
+    | SweepDead
+    | Spawn
+    | Kill
+    | Drained
+    | Log
+)
 
 T_WAITING, T_READY, T_SENT, T_JUDGING, T_OVER = range(5)
 
@@ -84,6 +84,7 @@ class Task:
         "slots",
         "state",
         "waiting",
+        "wanted",
         "worker",
     )
 
@@ -104,6 +105,7 @@ class Task:
         self.worker: Worker | None = None
         self.cost_ns = AHEAD_NS  # estimate at the last dispatch
         self.cancel_asked = False
+        self.wanted = False  # a worker waits for it
         self.failure: Failure | None = None  # what is being judged
 
 
@@ -205,6 +207,21 @@ class Submission:
                     ),
                 )
             )
+
+    def want(self, object_id: ObjectId) -> None:
+        """A worker waits for this object: its task, and those that it waits for, go first."""
+        todo = [object_id]
+        while todo:
+            wanted = todo.pop()
+            task = self.tasks.get(wanted)
+            if task is None or task.wanted:
+                continue
+            task.wanted = True
+            if task.state == T_READY:
+                self.ready.remove(task)
+                self.ready.appendleft(task)
+            else:
+                todo.extend(task.slots)
 
     def recall_overdue(self, now: int) -> int | None:
         """Call back what waits behind a task that runs long. When to look again, if ever."""
@@ -416,7 +433,10 @@ class Submission:
                 task.waiting -= 1
                 if not task.waiting and task.state == T_WAITING:
                     task.state = T_READY
-                    self.ready.append(task)
+                    if task.wanted:
+                        self.ready.appendleft(task)
+                    else:
+                        self.ready.append(task)
         return dependents
 
     def _leave_waiting(self, task: Task) -> None:

@@ -13,7 +13,7 @@ and what is known of an object that its task left without a value, a *failure*:
 
 from __future__ import annotations
 
-from typing import Any, Union
+from typing import Any
 
 from .ids import ExtentKey
 
@@ -22,7 +22,7 @@ from .ids import ExtentKey
 INLINE_LIMIT = 100 * 1024
 
 Extent = tuple[int, int, str, int, int]  # number, serial, segment, offset, size in bytes
-Value = Union[bytes, tuple[Any, ...]]
+Value = bytes | tuple[Any, ...]
 Failure = tuple[str, Any, str]
 
 # Status of an object.

@@ -87,9 +87,9 @@ class Slots:
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments with slots in place of the futures that are arguments themselves."""
-        if any([isinstance(arg, AnyFuture) for arg in args]):
+        if any(isinstance(arg, AnyFuture) for arg in args):
             args = tuple([self._slot(a) if isinstance(a, AnyFuture) else a for a in args])
-        if kwargs and any([isinstance(arg, AnyFuture) for arg in kwargs.values()]):
+        if kwargs and any(isinstance(arg, AnyFuture) for arg in kwargs.values()):
             kwargs = {
                 k: self._slot(v) if isinstance(v, AnyFuture) else v for k, v in kwargs.items()
             }
@@ -123,11 +123,12 @@ class Slots:
         if kind is dict:
             new = {self._walk(k, seen): self._walk(v, seen) for k, v in obj.items()}
             same = all(
-                nk is k and nv is v for (nk, nv), (k, v) in zip(new.items(), obj.items())
+                nk is k and nv is v
+                for (nk, nv), (k, v) in zip(new.items(), obj.items(), strict=False)
             )
         else:
             items = [self._walk(item, seen) for item in obj]
-            same = all(new_item is item for new_item, item in zip(items, obj))
+            same = all(new_item is item for new_item, item in zip(items, obj, strict=False))
             new = items if kind is list else kind(items)
         if same:
             return obj

@@ -10,27 +10,44 @@ import struct
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
+from ..core.records import Record
 from . import template
 from .setup import WorkerSetup
 from .template import ADOPT, ENDED, KILL, RECORD, START, STARTED
 
 
-class Started(NamedTuple):
+class Started(Record):
     """A worker process exists."""
 
-    worker: int
-    pid: int
+    __slots__ = (
+        "worker",
+        "pid",
+    )
 
-
-class Ended(NamedTuple):
+    def __init__(
+        self,
+        worker: int,
+        pid: int,
+    ) -> None:
+        self.worker = worker
+        self.pid = pid
+class Ended(Record):
     """A worker process is gone, with this exit status (None: unknown)."""
 
-    worker: int
-    exitcode: int | None
+    __slots__ = (
+        "worker",
+        "exitcode",
+    )
 
-
+    def __init__(
+        self,
+        worker: int,
+        exitcode: int | None,
+    ) -> None:
+        self.worker = worker
+        self.exitcode = exitcode
 class Nursery:
     """A running template process, as its driver sees it.
 
@@ -83,7 +100,7 @@ class Nursery:
         try:
             # Blocking, whatever thread: records are tiny, and the template always reads.
             socket.send_fds(self._control, [record], fds)
-        except OSError:
+        except ConnectionError:
             pass  # the template is gone: `reports` tells
 
     def reports(self) -> tuple[list[Started | Ended], bool]:

@@ -1,30 +1,94 @@
-"""What every worker of an executor is told when it starts."""
+"""What every worker of an executor is told when it starts, and how that is found."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
+
+from ..core.records import Record
 
 
-class InitPayload(NamedTuple):
+class InitPayload(Record):
     """An initializer as bytes, for workers that inherit nothing."""
 
-    function: int
-    entries: tuple[int, ...]
-    definitions: dict[int, bytes]
-    head: bytes
-    buffers: list[bytes]
+    __slots__ = (
+        "function",
+        "entries",
+        "definitions",
+        "head",
+        "buffers",
+    )
+
+    def __init__(
+        self,
+        function: int,
+        entries: tuple[int, ...],
+        definitions: dict[int, bytes],
+        head: bytes,
+        buffers: list[bytes],
+    ) -> None:
+        self.function = function
+        self.entries = entries
+        self.definitions = definitions
+        self.head = head
+        self.buffers = buffers
 
 
-class WorkerSetup(NamedTuple):
+class WorkerSetup(Record):
     """Everything that a worker needs to know; the same for all workers of an executor."""
 
-    session: str
-    spill_directory: str
-    cache_limit_bytes: int
-    threads_per_worker: int  # for OpenMP and the BLAS libraries
-    process_group: int  # that of the driver, so that a terminal treats them alike
-    initializer: Callable[..., object] | None
-    initargs: tuple[Any, ...]
-    payload: InitPayload | None  # stands for the two before it where nothing is inherited
-    method: str  # "fork", "forkserver" or "spawn"
+    __slots__ = (
+        "session",
+        "spill_directory",
+        "cache_limit_bytes",
+        "threads_per_worker",
+        "process_group",
+        "initializer",
+        "initargs",
+        "payload",
+        "method",
+    )
+
+    def __init__(
+        self,
+        session: str,
+        spill_directory: str,
+        cache_limit_bytes: int,
+        threads_per_worker: int,  # for OpenMP and the BLAS libraries
+        process_group: int,  # that of the driver, so that a terminal treats them alike
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+        payload: InitPayload | None,  # stands for the two before it where nothing is inherited
+        method: str,  # "fork", "forkserver" or "spawn"
+    ) -> None:
+        self.session = session
+        self.spill_directory = spill_directory
+        self.cache_limit_bytes = cache_limit_bytes
+        self.threads_per_worker = threads_per_worker
+        self.process_group = process_group
+        self.initializer = initializer
+        self.initargs = initargs
+        self.payload = payload
+        self.method = method
+
+
+def new_session() -> str:
+    """Five random bytes as eight letters and digits; short, for macOS's 31-character names."""
+    import base64
+
+    return base64.b32encode(os.urandom(5)).decode().lower()
+
+
+def cache_limit_bytes(max_workers: int) -> int:
+    """How much freed shared memory each process may keep for reuse.
+
+    All processes together at most a quarter of what there is, and 512 MiB each: enough for two
+    arrays of 256 MB, beyond which a fresh page costs little next to the work done on it.
+    """
+    try:
+        status = os.statvfs("/dev/shm")
+        total = status.f_blocks * status.f_frsize
+    except OSError:
+        total = 1 << 30
+    return int(min(512 << 20, total // 4 // (max_workers + 1)))

@@ -12,8 +12,8 @@ hitting a stranger that got the same process id.
 When its control socket closes, the driver has ended or died. Then whatever is left of the workers
 is killed, and the session's segments and spill directory are removed.
 
-On the control socket go fixed records. To the template: START (worker, 0) with two descriptors, KILL
-(worker, signal). From it: STARTED (worker, pid), ENDED (worker, exit code).
+On the control socket go fixed records. To the template: START (worker, 0) with two descriptors,
+KILL (worker, signal). From it: STARTED (worker, pid), ENDED (worker, exit code).
 """
 
 from __future__ import annotations
@@ -99,9 +99,10 @@ def _serve(control: socket.socket, setup: WorkerSetup) -> None:
     context = multiprocessing.get_context("fork")
     # A daemonic process may not have children, says multiprocessing; it means to keep them from
     # outliving their parent, and ours do not.
-    multiprocessing.current_process()._config.pop("daemon", None)  # type: ignore[attr-defined]
+    here: Any = multiprocessing.current_process()
+    here._config.pop("daemon", None)
     workers: dict[int, Any] = {}  # {worker number: Process}
-    numbers: dict[int, int] = {}  # {sentinel: worker number}
+    numbers: dict[int, int] = {}  # {descriptor that tells of the end: worker number}
     adopted: list[int] = []  # pidfds of workers whose template died
     poller = select.poll()
     poller.register(control, select.POLLIN)
@@ -133,6 +134,8 @@ def _serve(control: socket.socket, setup: WorkerSetup) -> None:
                 process = workers.pop(number)
                 process.join()
                 exitcode = process.exitcode
+                if fd != process.sentinel:
+                    os.close(fd)
                 process.close()
                 _tell(control, ENDED, number, exitcode)
 
@@ -149,6 +152,12 @@ def _start(
 ) -> None:
     from .worker import worker_main
 
+    if len(fds) < 2:
+        # The template has no descriptors left for them.
+        for fd in fds:
+            os.close(fd)
+        _tell(control, ENDED, number, _SPAWN_FAILED)
+        return
     inherited = [control.fileno(), *numbers]
     process = context.Process(
         target=worker_main,
@@ -165,9 +174,25 @@ def _start(
         for fd in fds:
             os.close(fd)
     workers[number] = process
-    numbers[process.sentinel] = number
-    poller.register(process.sentinel, select.POLLIN)
+    watched = _watch(process)
+    numbers[watched] = number
+    poller.register(watched, select.POLLIN)
     _tell(control, STARTED, number, process.pid)
+
+
+def _watch(process: Any) -> int:
+    """A descriptor that becomes readable when the process has ended.
+
+    The sentinel of multiprocessing is a pipe: children that a task forks keep it open after the
+    worker's death, and a task that closes all descriptors closes it before. A pidfd is neither.
+    """
+    opener = getattr(os, "pidfd_open", None)
+    if opener is not None:
+        try:
+            return int(opener(process.pid))
+        except OSError:
+            pass  # not allowed here, as in some containers
+    return int(process.sentinel)
 
 
 def _tell(control: socket.socket, operation: int, number: int, argument: int) -> None:
@@ -192,7 +217,7 @@ def _clean_up(workers: dict[int, Any], adopted: list[int], setup: WorkerSetup) -
         process.kill()
     for pidfd in adopted:
         try:
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)  # type: ignore[attr-defined]
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         except OSError:
             pass  # it has ended
     for process in workers.values():

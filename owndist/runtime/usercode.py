@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pickle import PicklingError
 from typing import TYPE_CHECKING, Any
 
 from ..core.values import ERROR, FAILED, READY
@@ -45,7 +46,10 @@ def call_task(worker: Worker, key: int, args: Any, slots: Any, name: str) -> Tas
             nested = tuple([future._address[2] for future in encoded.futures])
             return READY, value, nested, encoded.entries
         except BaseException as error:
-            raise _cannot_dump(result, name, error) from error
+            told = _cannot_dump(result, name, error)
+            if told is error:
+                raise
+            raise told from error
     except BaseException as error:
         # Also SystemExit and KeyboardInterrupt: as in the standard library they are the task's
         # outcome, not the worker's end.
@@ -84,6 +88,8 @@ def _cannot_dump(result: object, name: str, error: BaseException) -> BaseExcepti
 
     if isinstance(error, (StoreFull, NotSerializable)):
         return error
+    if not isinstance(error, (PicklingError, TypeError, AttributeError, RecursionError)):
+        return error  # raised by the user's own code, which says most
     return NotSerializable(
         f"the result of task {name!r}, a {type(result).__qualname__}, cannot be pickled: "
         f"{type(error).__name__}: {error}"

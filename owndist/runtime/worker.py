@@ -15,6 +15,7 @@ have waited for `_LINGER_NS`, or by the reader when the task after them turns ou
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import signal
@@ -84,6 +85,7 @@ def worker_main(
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, threads)
     catch_crashes(record_fd)
+    logging.getLogger("owndist").addHandler(logging.NullHandler())  # as in the driver
     Worker(number, link_fd, record_fd, setup).run()
 
 
@@ -117,7 +119,8 @@ class Worker:
         self._main_waits = False  # the main thread is idle
         self._reader_ticks = False  # the reader looks at the outbox every _TICK_S
         self._tasks_begun = 0
-        self._main_thread = threading.get_ident()
+        self._waits = 0  # futures that the running task waits for
+        self.main_thread = threading.get_ident()
         self._signals = Wakeups(self._link.fileno())
 
     # -- the main thread
@@ -236,6 +239,8 @@ class Worker:
                 for message in messages:
                     if message[0] == m.DEFINE:
                         self._decoder.define(message[1], message[2])
+                    elif message[0] == m.FORGET:
+                        self._decoder.forget(message[1])
                     else:
                         rest.append(message)
                 for command in self._machine.handle(Received(DRIVER, rest), _now()):
@@ -243,7 +248,7 @@ class Worker:
                 execution = self._machine.execution
                 if (
                     self._main_waits
-                    and threading.get_ident() != self._main_thread
+                    and threading.get_ident() != self.main_thread
                     and (execution.queue or execution.stopping)
                 ):
                     self._signals.wake_main()
@@ -289,6 +294,10 @@ class Worker:
         if not self._link.write(data):
             while not self._link.flush():
                 self._wait_writable()
+        if self._link.broken:
+            # The driver is gone, or the task has closed our descriptor. What was to be said stays
+            # in the crash record, where a living driver finds it.
+            os._exit(1)
 
     def _wait_writable(self) -> None:
         # The driver always reads, whatever it is doing: this ends when it does.
@@ -396,14 +405,29 @@ class Worker:
 
     def wait_for(self, future: Future[Any], timeout: float | None) -> None:
         """Wait for a borrowed future; meanwhile this worker's slot is lent to another one."""
-        if threading.get_ident() != self._main_thread:
+        if threading.get_ident() != self.main_thread:
             future._block(timeout)  # a thread of the user's: the task itself goes on
             return
-        self._say((m.BLOCKED,))
+        self.begin_waiting(future)
         try:
             future._block(timeout)
         finally:
+            self.end_waiting()
+
+    def begin_waiting(self, future: Future[Any]) -> None:
+        """The task waits for a future; it may wait for several at once."""
+        self._waits += 1
+        self._say((m.BLOCKED, future._address.id))
+
+    def end_waiting(self) -> None:
+        """It waits for one future less."""
+        self._waits -= 1
+        if not self._waits:
             self._say((m.UNBLOCKED,))
+
+    def make_waiters(self, future: Future[Any]) -> list[Any]:
+        """The list through which `wait` and `as_completed` wait for a future."""
+        return _Waiters(self, future)
 
     def cancel(self, future: Future[Any]) -> bool:
         """Only its owner can cancel a task."""
@@ -412,6 +436,25 @@ class Worker:
     def is_running(self, address: Any) -> bool:
         """Whether the task runs now; its owner knows, a borrower does not."""
         return False
+
+
+class _Waiters(list[Any]):
+    """A future's waiters; the task's own waiting lends its worker's slot to another one."""
+
+    def __init__(self, worker: Worker, future: Future[Any]) -> None:
+        super().__init__()
+        self._worker = worker
+        self._future = future
+
+    def append(self, waiter: Any) -> None:
+        super().append(waiter)
+        if threading.get_ident() == self._worker.main_thread:
+            self._worker.begin_waiting(self._future)
+
+    def remove(self, waiter: Any) -> None:
+        super().remove(waiter)
+        if threading.get_ident() == self._worker.main_thread:
+            self._worker.end_waiting()
 
 
 class Wakeups:

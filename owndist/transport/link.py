@@ -32,7 +32,7 @@ class Link:
         self._unsent = memoryview(b"")
         self.bytes_sent = 0
         self.bytes_received = 0
-        self.closed = False
+        self.broken = False  # the peer is gone, or somebody closed our descriptor
 
     def fileno(self) -> int:
         """The descriptor to wait on."""
@@ -78,6 +78,7 @@ class Link:
             except BlockingIOError:
                 return False
             except OSError:
+                self.broken = True
                 self._unsent = memoryview(b"")
                 self._outbox.clear()
                 return True
@@ -104,5 +105,4 @@ class Link:
 
     def close(self) -> None:
         """Let go of the descriptor. What was not sent is lost."""
-        self.closed = True
         self._socket.close()

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..core.values import BROKEN, DIED, ERROR, LOST, Failure
 from .outcomes import load_error
 
 
-def exception_of(failure: Failure) -> BaseException:
-    """A new exception for a failure; every future gets one of its own."""
+def exception_of(failure: Failure, asker: str | None = None) -> BaseException:
+    """A new exception for a failure; every future gets one of its own.
+
+    Args:
+        failure: as in the tables.
+        asker: the task whose future raises it; not the one that failed, if that was an argument.
+    """
     from concurrent.futures.process import BrokenProcessPool
 
     from ..errors import InternalError, ObjectLost, WorkerDied
 
     kind, detail, task = failure
     if kind == ERROR:
-        return load_error(detail)
+        error = load_error(detail)
+        if asker is not None and task and asker != task:
+            remote: Any = error.__cause__
+            remote.tb += f"\ntask {asker!r} did not run: its argument, task {task!r}, raised this\n"
+        return error
     if kind == DIED:
         pid, exitcode, attempts, stack = detail
         return WorkerDied(task, pid, exitcode, attempts, stack)

@@ -1,0 +1,277 @@
+"""The worker processes of a driver: their links, their crash records, the template they come from.
+
+Everything here is called with the driver's lock held. What the links bring is handed to the
+driver's `feed`, which takes it to the machine.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import signal
+import socket
+from collections.abc import Callable, Container
+from typing import Any
+
+from ..core import messages as m
+from ..core.reports import Received, WorkerEnded
+from ..store.segments import segment_name, unlink_segment, unlink_segments
+from ..transport.link import Link
+from ..wire.frames import FrameDecoder
+from ..wire.functions import Encoder
+from .crash_record import CrashRecord, create_file
+from .nursery import Nursery, Started, fork_quietly
+from .setup import WorkerSetup
+
+_log = logging.getLogger("owndist.workers")
+
+
+class WorkerProcess:
+    """What the driver keeps about one worker process."""
+
+    __slots__ = ("at_end", "entries", "known", "link", "number", "nursery", "pid", "record")
+
+    def __init__(
+        self, number: int, link: Link, record: CrashRecord, nursery: Nursery, known: set[int]
+    ) -> None:
+        self.number = number
+        self.link = link
+        self.record = record
+        self.nursery = nursery  # the template that forks it, and tells of its end
+        self.pid: int | None = None
+        self.known = known  # definitions that it has
+        self.entries: dict[str, int] = {}  # {global of __main__: key of what it was last sent}
+        self.at_end = False  # nothing more comes by the link
+
+
+class WorkerPool:
+    """The processes that run an executor's tasks.
+
+    Args:
+        setup: what every worker is told.
+        keep_fds: descriptors for the initializer's arguments.
+        encoder: has the definitions of the functions that are submitted.
+        selector: waits on the links and the template.
+        feed: takes a report to the machine.
+    """
+
+    def __init__(
+        self,
+        setup: WorkerSetup,
+        keep_fds: tuple[int, ...],
+        encoder: Encoder,
+        selector: selectors.BaseSelector,
+        feed: Callable[[object], None],
+    ) -> None:
+        self.processes: dict[int, WorkerProcess] = {}
+        self._setup = setup
+        self._keep_fds = keep_fds
+        self._encoder = encoder
+        self._selector = selector
+        self._feed = feed
+        self._unflushed: dict[int, Link] = {}  # links with messages posted and not sent
+        self._blocked: dict[int, Link] = {}  # links whose socket is full
+        self._past_sent = self._past_received = 0  # bytes of links that are closed
+        self._segments = 0  # of the worker whose end is being reported
+        self._nursery = Nursery(setup, keep_fds)
+        selector.register(self._nursery, selectors.EVENT_READ, self._nursery)
+
+    # -- to the workers
+
+    def spawn(self, number: int) -> None:
+        """Have a worker started under this number."""
+        ours, theirs = socket.socketpair()
+        record_fd = create_file()
+        try:
+            link = Link(ours)
+            payload = self._setup.payload
+            known = set(payload.definitions) if payload is not None else set()
+            worker = WorkerProcess(number, link, CrashRecord(record_fd), self._nursery, known)
+            if payload is not None:
+                for key in payload.entries:
+                    worker.entries[self._encoder.entry_name[key]] = key
+            self.processes[number] = worker
+            self._selector.register(link, selectors.EVENT_READ, worker)
+            self._nursery.start_worker(number, theirs, record_fd)
+        finally:
+            theirs.close()
+            os.close(record_fd)
+
+    def post(self, number: int, message: tuple[Any, ...]) -> None:
+        """Have a message sent with the next `flush`, after the definitions that it needs."""
+        worker = self.processes.get(number)
+        if worker is None:
+            return
+        link = worker.link
+        if message[0] == m.TASK:
+            function, needs = message[3], message[4]
+            if function not in worker.known:
+                link.post((m.DEFINE, function, self._encoder.definitions[function]))
+                worker.known.add(function)
+            for key in self._encoder.complete(needs) if needs else ():
+                name = self._encoder.entry_name[key]
+                if worker.entries.get(name) != key:
+                    link.post((m.ENTRY, key, self._encoder.definitions[key]))
+                    worker.entries[name] = key
+        link.post(message)
+        self._unflushed[number] = link
+
+    def forget(self, kept: Container[int]) -> None:
+        """Have workers drop all definitions but these."""
+        for number, worker in self.processes.items():
+            gone = tuple([key for key in worker.known if key not in kept])
+            if gone:
+                worker.known.difference_update(gone)
+                self.post(number, (m.FORGET, gone))
+
+    def flush(self) -> None:
+        """Send what was posted."""
+        if not self._unflushed:
+            return
+        for number, link in self._unflushed.items():
+            if not link.flush() and number not in self._blocked:
+                worker = self.processes[number]
+                if not worker.at_end:
+                    self._blocked[number] = link
+                    both = selectors.EVENT_READ | selectors.EVENT_WRITE
+                    self._selector.modify(link, both, worker)
+        self._unflushed.clear()
+
+    def kill_all(self, signum: int) -> None:
+        """Send a signal to every worker."""
+        for worker in self.processes.values():
+            if worker.nursery is self._nursery:
+                worker.nursery.kill(worker.number, signum)
+            elif worker.pid is not None and not worker.at_end:
+                os.kill(worker.pid, signum)
+
+    def kill_laggards(self) -> None:
+        """End the workers that were told to stop and have not."""
+        for worker in self.processes.values():
+            text = "worker %d (pid %s) does not end; killing it"
+            _log.warning(text, worker.number, worker.pid)
+        self.kill_all(signal.SIGKILL)
+
+    # -- from the workers
+
+    def on_ready(self, data: object, events: int) -> None:
+        """The selector has something for a worker or the template."""
+        if type(data) is WorkerProcess:
+            if data.at_end:
+                return  # it ended earlier in this round
+            if events & selectors.EVENT_WRITE and data.link.flush():
+                self._blocked.pop(data.number, None)
+                self._selector.modify(data.link, selectors.EVENT_READ, data)
+            self.read(data)
+        elif data is self._nursery:
+            self._hear_nursery()
+
+    def read_all(self) -> None:
+        """Take in what workers have sent."""
+        for worker in list(self.processes.values()):
+            self.read(worker)
+
+    def read(self, worker: WorkerProcess) -> None:
+        """Take in what one worker has sent."""
+        if worker.at_end:
+            return
+        messages, alive = worker.link.receive()
+        if messages:
+            self._feed(Received(worker.number, messages))
+        if not alive:
+            self._forget_link(worker)
+            if worker.nursery is not self._nursery:
+                # Its template is dead, so nobody will tell how it ended.
+                self._ended(worker, None)
+            else:
+                # Nearly always it has just ended. If not, it has closed its end (a task that
+                # makes itself a daemon does), and nobody would ever hear of it again.
+                self._nursery.kill(worker.number)
+
+    def _forget_link(self, worker: WorkerProcess) -> None:
+        worker.at_end = True
+        self._selector.unregister(worker.link)
+        self._blocked.pop(worker.number, None)
+
+    def _hear_nursery(self) -> None:
+        reports, alive = self._nursery.reports()
+        for report in reports:
+            worker = self.processes.get(report.worker)
+            if worker is None:
+                continue
+            if isinstance(report, Started):
+                worker.pid = report.pid
+            else:
+                self._ended(worker, report.exitcode)
+        if not alive:
+            self._replace_nursery()
+
+    def _replace_nursery(self) -> None:
+        """The template was killed. Its workers live; they get a new one to end with."""
+        old = self._nursery
+        self._selector.unregister(old)
+        old.close()
+        _log.warning("the template process (pid %d) died; starting another one", old.pid)
+        self._nursery = fork_quietly(lambda: Nursery(self._setup, self._keep_fds))
+        self._selector.register(self._nursery, selectors.EVENT_READ, self._nursery)
+        for worker in list(self.processes.values()):
+            if worker.at_end:
+                self._ended(worker, None)
+            elif worker.pid is not None:
+                self._nursery.adopt(worker.pid)
+
+    def _ended(self, worker: WorkerProcess, exitcode: int | None) -> None:
+        """A worker process is gone: take in what it left."""
+        number = worker.number
+        self.read(worker)
+        if self.processes.pop(number, None) is None:
+            return
+        if not worker.at_end:
+            # Something that it forked still holds its end of the link.
+            self._forget_link(worker)
+        self._unflushed.pop(number, None)
+        self._past_sent += worker.link.bytes_sent
+        self._past_received += worker.link.bytes_received
+        worker.link.close()
+        record = worker.record
+        unsent = FrameDecoder().feed(record.outbox())
+        if unsent:
+            self._feed(Received(number, unsent))
+        running, self._segments, stack = record.running, record.segments, record.stack()
+        record.close()
+        self._feed(WorkerEnded(number, running, worker.pid, exitcode, stack))
+
+    def sweep(self, number: int, keep: frozenset[str]) -> None:
+        """Unlink what the worker wrote whose end is being reported, but these segments."""
+        session, directory = self._setup.session, self._setup.spill_directory
+        if not keep:
+            unlink_segments(session, number, self._segments, directory)
+            return
+        for k in range(self._segments):
+            name = segment_name(session, number, k)
+            for place in (name, os.path.join(directory, name)):
+                if place not in keep:
+                    unlink_segment(place)
+
+    # -- both
+
+    def traffic(self) -> tuple[int, int]:
+        """Bytes sent and received by the driver so far."""
+        links = [worker.link for worker in self.processes.values()]
+        return (
+            self._past_sent + sum(link.bytes_sent for link in links),
+            self._past_received + sum(link.bytes_received for link in links),
+        )
+
+    def close(self) -> None:
+        """All workers have ended: end the template, which cleans up what is left."""
+        for worker in self.processes.values():
+            worker.link.close()
+        self._nursery.close()
+
+    def let_go(self) -> None:
+        """In a process forked from the driver: nothing here is ours."""
+        for worker in self.processes.values():
+            worker.link.close()
+        self._nursery.abandon()

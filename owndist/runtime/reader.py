@@ -1,0 +1,149 @@
+"""The thread that reads, and waking it."""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+# Two readings by a submitting thread within so many nanoseconds are a burst of submissions.
+# During one the reader keeps out of the way: the submitting thread does its reading, and two
+# threads that fight for the interpreter and the lock take five times as long as one.
+BURST_NS = 2_000_000
+
+
+class Owner(Protocol):
+    """Whose thread it is."""
+
+    def next_timeout(self) -> float | None: ...
+    def on_ready(self, data: object, events: int) -> None: ...
+    def do_chores(self) -> bool: ...
+    def end_burst(self) -> None: ...
+    def reader_failed(self, error: BaseException) -> None: ...
+
+
+class Reader:
+    """Waits for links and pokes, and calls its owner.
+
+    Callbacks of futures run in this thread. One that waits for another future calls `pump`, so
+    that reading goes on.
+    """
+
+    def __init__(self, owner: Owner) -> None:
+        self.selector = selectors.DefaultSelector()
+        self._owner = owner
+        # Sockets rather than a pipe: an object that owns its descriptor closes it once, whoever
+        # closes it, also in a child that is forked at any moment.
+        self._out, self._into = socket.socketpair()
+        self._out.setblocking(False)
+        self._into.setblocking(False)
+        self.selector.register(self._out, selectors.EVENT_READ, None)
+        self._poked = False
+        self._last_reading = 0
+        self._burst_until = 0  # it sleeps until then, unless `_resume` is set
+        self._resume = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="owndist-driver")
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def is_current(self) -> bool:
+        """Whether the calling thread is this one."""
+        return threading.current_thread() is self._thread
+
+    def join(self) -> None:
+        """Wait until the thread has ended."""
+        self._thread.join()
+
+    def poke(self) -> None:
+        """Have the owner's chores done soon. Any thread, any time, any lock held."""
+        if self._poked:
+            return
+        self._poked = True
+        try:
+            self._into.send(b"x")
+        except OSError:
+            pass  # full: it will wake anyway; closed: there is no reader any more
+
+    # -- bursts of submissions
+
+    @property
+    def in_burst(self) -> bool:
+        """Whether somebody submits so fast that the reader had better sleep."""
+        return self._burst_until != 0
+
+    def note_reading(self, now: int) -> None:
+        """A submitting thread has done the reading, at `now` (ns)."""
+        if now - self._last_reading < BURST_NS:
+            self._burst_until = now + BURST_NS
+        self._last_reading = now
+
+    def clear_burst(self) -> None:
+        """It is over. Called with the owner's lock held, as what was left unsent is sent."""
+        self._burst_until = 0
+        self._resume.set()
+
+    def _sleep_through_burst(self) -> None:
+        if not self._burst_until:
+            return
+        while self._burst_until:
+            left_ns = self._burst_until - time.monotonic_ns()
+            if left_ns <= 0:
+                self._owner.end_burst()
+            else:
+                self._resume.wait(left_ns / 1e9)
+        self._resume.clear()
+
+    # -- the thread
+
+    def _run(self) -> None:
+        try:
+            while not self._step(None):
+                pass
+        except BaseException as error:
+            self._owner.reader_failed(error)
+
+    def pump(self, done: Callable[[], bool], timeout: float | None) -> None:
+        """In a callback that waits: do the reader's work until `done()`, or the time is over."""
+        until = None if timeout is None else time.monotonic() + timeout
+        while not done():
+            left = None
+            if until is not None:
+                left = until - time.monotonic()
+                if left <= 0:
+                    return
+            if self._step(left):
+                return
+
+    def _step(self, limit_s: float | None) -> bool:
+        """One round: wait, read, do the chores. True: there will be nothing more."""
+        self._sleep_through_burst()
+        timeout = self._owner.next_timeout()
+        if limit_s is not None:
+            timeout = limit_s if timeout is None else min(timeout, limit_s)
+        for key, events in self.selector.select(timeout):
+            data: Any = key.data
+            if data is None:
+                self._drain()
+            else:
+                self._owner.on_ready(data, events)
+        return self._owner.do_chores()
+
+    def _drain(self) -> None:
+        try:
+            self._out.recv(4096)
+        except BlockingIOError:
+            pass  # nothing there
+        # In this order: what was appended before this line is seen by the chores that follow,
+        # what is appended after it wakes the reader again.
+        self._poked = False
+
+    def close(self) -> None:
+        """Let go of the descriptors; in any process that has them."""
+        self.selector.close()
+        self._into.close()
+        self._out.close()

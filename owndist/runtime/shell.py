@@ -1,0 +1,494 @@
+"""The machine of a driver, and what carries out its commands.
+
+One lock guards the machine and all that belongs to it. Whoever feeds the machine, any thread, holds
+the lock and carries out what it asks for: handing that to another thread would make a task wait
+until the interpreter switches threads, up to 5 ms, while the submitting thread computes.
+
+Everything that comes back is read by the reader thread, which also completes the futures and runs
+their callbacks, one after the other, as the standard library's executor does. Nothing of the
+user's ever runs with the lock held.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from ..core.commands import (
+    CancelAnswered,
+    Complete,
+    Drained,
+    Free,
+    JudgeError,
+    Log,
+    Send,
+    Spawn,
+    SweepDead,
+    Unlink,
+)
+from ..core.ids import DRIVER
+from ..core.machine import Machine
+from ..core.reports import (
+    Aborted,
+    ErrorJudged,
+    HandlesDropped,
+    ShutdownAsked,
+    TimerDue,
+    Unmapped,
+    WorkerEnded,
+)
+from ..core.submission import Command
+from ..core.values import (
+    BROKEN,
+    ERROR,
+    FAILED,
+    READY,
+    extent_of,
+)
+from ..futures import Future
+from ..store.local import Store
+from ..store.segments import unlink_segment
+from ..wire.failures import exception_of
+from ..wire.functions import Encoder
+from .pool import WorkerPool
+from .reader import Reader
+from .setup import InitPayload, WorkerSetup, cache_limit_bytes, new_session
+
+_log = logging.getLogger("owndist.driver")
+_core_log = logging.getLogger("owndist.core")
+# Silent unless the application sets logging up: without any handler, Python prints warnings.
+logging.getLogger("owndist").addHandler(logging.NullHandler())
+
+# How long workers may take to end after their last task (user threads, finalizers). Seconds.
+_STOP_GRACE_S = 5.0
+
+_now = time.monotonic_ns
+
+
+class Shell:
+    """The machine of a driver, with all that it needs to act.
+
+    Args:
+        max_workers: how many workers at most.
+        method: "fork", "forkserver" or "spawn".
+        initializer, initargs: run in every worker before its first task.
+        max_tasks_per_child: after so many tasks a worker is replaced.
+    """
+
+    def __init__(
+        self,
+        max_workers: int,
+        method: str,
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+        max_tasks_per_child: int | None,
+    ) -> None:
+        self.pid = os.getpid()
+        self.machine = Machine(DRIVER, max_workers, max_tasks_per_child)
+        self.ended = threading.Event()  # nothing of the executor is left
+        self.done_condition = threading.Condition()  # see `Future`
+        self._max_workers = max_workers
+        self._method = method
+        self._initializer = initializer
+        self._initargs = initargs
+        # Guards the machine, the pool and all tables below.
+        self._lock = threading.Lock()
+        self._started = False
+        self._last_id = 0
+        self._since_read = 0  # submissions
+        self._forget_at = 10_000  # definitions; see `_forget_definitions`
+        self._pending: dict[int, Future[Any]] = {}  # futures to come; keeps them alive
+        self._stored: weakref.WeakValueDictionary[int, Future[Any]] = (
+            weakref.WeakValueDictionary()
+        )  # futures with values in shared memory
+        self._retry_types: dict[int, tuple[type[BaseException], ...]] = {}
+        self._cancels: dict[int, list[Ticket]] = {}
+        # What the reader is to do; appended to by anyone, without the lock.
+        self._completions: deque[tuple[Future[Any], int, Any]] = deque()
+        self._judgements: deque[JudgeError] = deque()
+        self._dropped: deque[int] = deque()
+        self._unspawned: deque[tuple[int, str]] = deque()  # workers that could not be started
+        self._deadline: int | None = None  # what the reader waits for; the machine's, in ns
+        # Ending, in this order: asked for; every task done; workers gone (`ended`).
+        self._close_asked = False
+        self._open_runs = 0  # batched maps that may still submit; closing waits for them
+        self._drained = False
+        self._kill_at: float | None = None
+        self._bytes_mapped = self._bytes_put = 0
+        _all.add(self)
+
+    # -- starting
+
+    def _start(self) -> None:
+        """Lock held. Make the template, the store and the reader: the first task is here."""
+        import tempfile
+
+        session = new_session()
+        main = sys.modules["__main__"]
+        inherits = self._method == "fork"
+        self._encoder = Encoder(_what_is_inherited(main) if inherits else None)
+        keep_fds: tuple[int, ...] = ()
+        payload = None
+        if not inherits and self._initializer is not None:
+            payload, keep_fds = self._pack_initializer()
+        setup = WorkerSetup(
+            session=session,
+            spill_directory=os.path.join(tempfile.gettempdir(), f"owndist-{session}"),
+            cache_limit_bytes=cache_limit_bytes(self._max_workers),
+            threads_per_worker=max(1, (os.cpu_count() or 1) // self._max_workers),
+            process_group=os.getpgrp(),
+            initializer=self._initializer if inherits else None,
+            initargs=self._initargs if inherits else (),
+            payload=payload,
+            method=self._method,
+        )
+        # Before any thread of ours exists: under fork the template inherits a quiet process.
+        reader = Reader(self)
+        try:
+            self._pool = WorkerPool(setup, keep_fds, self._encoder, reader.selector, self._feed)
+        except BaseException:
+            reader.close()
+            raise
+        self._store = Store(
+            session,
+            DRIVER,
+            setup.spill_directory,
+            cache_limit_bytes=setup.cache_limit_bytes,
+            on_unmapped=reader.poke,
+        )
+        self._reader = reader
+        register: Any = threading._register_atexit  # type: ignore[attr-defined]
+        register(_exit_hook(self))
+        self._started = True
+        reader.start()
+
+    def _pack_initializer(self) -> tuple[InitPayload, tuple[int, ...]]:
+        from .initargs import pack_arguments
+
+        assert self._initializer is not None
+        key, entries, _ = self._encoder.function(self._initializer)
+        encoded, fds = pack_arguments(self._encoder, self._initargs)
+        wanted = dict.fromkeys([*entries, *encoded.entries])
+        definitions = {k: self._encoder.definitions[k] for k in [*wanted, key]}
+        payload = InitPayload(
+            key,
+            tuple(wanted),
+            definitions,
+            encoded.head,
+            [bytes(part.raw()) for part in encoded.buffers],
+        )
+        return payload, fds
+
+    # -- the machine's commands, with the lock held
+
+    def _feed(self, report: object) -> None:
+        for command in self.machine.handle(report, _now()):
+            kind = type(command)
+            if kind is Send:
+                self._pool.post(command.peer, command.message)  # type: ignore[union-attr]
+            elif kind is Complete:
+                self._outcome(command.object, command.status, command.value)  # type: ignore[union-attr]
+            else:
+                self._perform(command)
+        deadline = self.machine.next_deadline()
+        if deadline is not None and self._deadline is None:
+            self._deadline = deadline
+            self._reader.poke()
+
+    def _outcome(self, task: int, status: int, value: Any) -> None:
+        self._retry_types.pop(task, None)
+        future = self._pending.pop(task, None)
+        if future is not None:
+            if status == READY and type(value) is tuple and extent_of(value) is not None:
+                self._stored[task] = future
+            self._completions.append((future, status, value))
+
+    def _perform(self, command: Command) -> None:
+        if isinstance(command, Free):
+            self._store.free(command.serial)
+        elif isinstance(command, Spawn):
+            try:
+                self._pool.spawn(command.worker)
+            except OSError as error:
+                # No descriptors, or no memory. To the machine it is a worker that ended at once.
+                self._unspawned.append((command.worker, f"it could not be started: {error}"))
+                self._reader.poke()
+        elif isinstance(command, CancelAnswered):
+            for ticket in self._cancels.pop(command.task, ()):
+                ticket.answer(command.cancelled)
+        elif isinstance(command, JudgeError):
+            self._judgements.append(command)
+            self._reader.poke()
+        elif isinstance(command, Unlink):
+            unlink_segment(command.segment)
+        elif isinstance(command, SweepDead):
+            self._pool.sweep(command.worker, command.keep)
+        elif isinstance(command, Log):
+            _core_log.log(command.level, command.text, *command.args)
+        elif isinstance(command, Drained):
+            self._drained = True
+            self._kill_at = time.monotonic() + _STOP_GRACE_S
+            self._reader.poke()
+
+    # -- what the reader calls
+
+    def next_timeout(self) -> float | None:
+        """Seconds until there is something to do without an input."""
+        timeout = None
+        if self._deadline is not None:
+            timeout = max(0.0, (self._deadline - _now()) / 1e9)
+        if self._kill_at is not None:
+            left = max(0.0, self._kill_at - time.monotonic())
+            timeout = left if timeout is None else min(left, timeout)
+        return timeout
+
+    def on_ready(self, data: object, events: int) -> None:
+        """A link or the template has something."""
+        with self._lock:
+            self._pool.on_ready(data, events)
+            self._pool.flush()
+
+    def end_burst(self) -> None:
+        """Nothing more is submitted for now: send what waits for company, let the reader read."""
+        with self._lock:
+            self._reader.clear_burst()
+            if not self.ended.is_set():
+                self._pool.flush()
+
+    def do_chores(self) -> bool:
+        """What others have left for the reader to do. True: the executor has ended."""
+        with self._lock:
+            self._catch_up()
+            self._pool.flush()
+        while self._judgements:
+            self._judge(self._judgements.popleft())
+        while self._completions:
+            future, status, value = self._completions.popleft()
+            future._complete(status, value)
+            del future, value  # or they would live until the next round
+        if not self._drained or self._pool.processes or self._completions:
+            return False
+        self._finish()
+        return True
+
+    def _catch_up(self) -> None:
+        if self._dropped:
+            dropped: list[Any] = []
+            while self._dropped:
+                dropped.append(self._dropped.popleft())
+            self._feed(HandlesDropped(dropped))
+        gone = self._store.take_unmapped()
+        if gone:
+            still = frozenset(self._store.mapped())
+            self._feed(Unmapped([key for key in gone if key not in still]))
+        while self._unspawned:
+            number, reason = self._unspawned.popleft()
+            self._feed(WorkerEnded(number, 0, None, None, reason))
+        if self._deadline is not None and self._deadline <= _now():
+            self._feed(TimerDue())
+        self._deadline = self.machine.next_deadline()
+        if self._close_asked and not self.machine.closing and not self._open_runs:
+            self._feed(ShutdownAsked(False))
+        if self._kill_at is not None and time.monotonic() >= self._kill_at:
+            self._kill_at = None
+            self._pool.kill_laggards()
+
+    def _judge(self, command: JudgeError) -> None:
+        types = self._retry_types.get(command.task, ())
+        retry = isinstance(exception_of((ERROR, command.error, "")), types)
+        with self._lock:
+            self._feed(ErrorJudged(command.task, command.attempt, retry))
+            self._pool.flush()
+
+    def reader_failed(self, error: BaseException) -> None:
+        """A bug. Nobody may wait for ever because of it."""
+        _log.critical("the reader thread failed; the executor is broken", exc_info=error)
+        text = f"owndist has failed internally: {type(error).__name__}: {error}"
+        failure = (BROKEN, (text, None), "")
+        self.machine.closing = True
+        self.machine.broken = failure
+        for future in list(self._pending.values()):
+            future._complete(FAILED, failure)
+        with self._lock:
+            self._pool.kill_all(signal.SIGKILL)
+            self._pool.close()
+            self._reader.close()
+        self.ended.set()
+
+    # -- ending
+
+    def ask_close(self) -> None:
+        """Take no more work, and end when all is done. Any thread, any time: it only notes."""
+        self._close_asked = True
+        if self._started:
+            self._reader.poke()
+        else:
+            self.ended.set()
+
+    def shutdown(self, wait: bool, cancel_futures: bool) -> None:
+        """See `OwnershipExecutor.shutdown`."""
+        if os.getpid() != self.pid or self._never_started():
+            return
+        with self._lock:
+            if not self.ended.is_set():
+                self._close_asked = True
+                if cancel_futures or not self._open_runs:
+                    self._feed(ShutdownAsked(cancel_futures))
+                self._pool.flush()
+        self._reader.poke()
+        if wait and not self._reader.is_current():
+            try:
+                self.ended.wait()
+                self._reader.join()
+            except BaseException:
+                # Ctrl-C while waiting: whoever presses it does not want to wait any more.
+                self.abort("the executor was interrupted while it shut down")
+                raise
+
+    def abort(self, text: str, signum: int = signal.SIGKILL) -> None:
+        """End now: queued tasks are cancelled, running ones fail, workers get a signal."""
+        if os.getpid() != self.pid or self._never_started():
+            return
+        with self._lock:
+            if self.ended.is_set():
+                return
+            self._feed(Aborted(text))
+            self._pool.kill_all(signum)
+            self._pool.flush()
+        self._reader.poke()
+
+    def _never_started(self) -> bool:
+        """Whether nothing was ever submitted; then it ends here."""
+        with self._lock:
+            if not self._started:
+                self.machine.closing = True
+                self.ended.set()
+            return not self._started
+
+    def _finish(self) -> None:
+        """Every task is done and every worker gone: let go of all the rest."""
+        with self._lock:
+            self._detach_futures()
+            self._store.close()
+            self._pool.close()
+            self._reader.close()
+            # What the user gave us is not kept any longer than it is needed.
+            self._initializer, self._initargs = None, ()
+            self.ended.set()
+
+    def _detach_futures(self) -> None:
+        """Lock held. The store is about to close: see that futures can still get their values."""
+
+    # -- looking
+
+    def counters(self) -> dict[str, int]:
+        """Figures for `OwnershipExecutor.statistics`."""
+        sent = received = workers = 0
+        with self._lock:
+            if self._started:
+                if not self.ended.is_set():
+                    self._catch_up()
+                    self._pool.flush()
+                sent, received = self._pool.traffic()
+                workers = len(self._pool.processes)
+            submission, references = self.machine.submission, self.machine.references
+            return {
+                "tasks_submitted": submission.submitted,
+                "tasks_finished": submission.finished,
+                "tasks_failed": submission.failed,
+                "tasks_cancelled": submission.cancelled,
+                "tasks_retried": submission.retried,
+                "workers": workers,
+                "workers_died": self.machine.workers_died,
+                "bytes_sent": sent,
+                "bytes_received": received,
+                "bytes_mapped": self._bytes_mapped,
+                "bytes_put": self._bytes_put,
+                "store_bytes": references.live_bytes(),
+                "store_values": len(references.extents),
+            }
+
+    def describe(self) -> str:
+        """The state in words."""
+        if self.pid != os.getpid():
+            return "of another process"
+        if not self._started or self.ended.is_set():
+            return "shut down" if self.ended.is_set() else "no workers yet"
+        if self.machine.broken is not None:
+            return "broken"
+        tasks = len(self.machine.submission.tasks)
+        closing = "shutting down, " if self._close_asked else ""
+        return (
+            f"{closing}{tasks} tasks pending, {len(self._pool.processes)} of "
+            f"{self._max_workers} workers"
+        )
+
+    def let_go_in_child(self) -> None:
+        """In a process forked from the driver: nothing here is ours."""
+        if self.pid == -1 or not self._started or self.ended.is_set():
+            return  # a worker is forked from a template that has done this already
+        self.pid = -1
+        self._pool.let_go()
+        self._reader.close()
+
+
+def _what_is_inherited(main: ModuleType) -> dict[str, Any]:
+    """What of `__main__` forked workers will have, and tasks may refer to by name.
+
+    Functions, classes and modules; not the script's data, which this would keep alive.
+    """
+    return {
+        name: value
+        for name, value in vars(main).items()
+        if hasattr(value, "__qualname__") or isinstance(value, ModuleType)
+    }
+
+
+class Ticket:
+    """Somebody waits to hear whether a task was cancelled."""
+
+    def __init__(self) -> None:
+        self.answered = threading.Event()
+        self.cancelled = False
+
+    def answer(self, cancelled: bool) -> None:
+        self.cancelled = cancelled
+        self.answered.set()
+
+
+def _exit_hook(driver: Shell) -> Callable[[], None]:
+    reference = weakref.ref(driver)
+
+    def at_exit() -> None:
+        found = reference()
+        if found is None or found.ended.is_set():
+            return
+        # As the standard library does, an exiting interpreter finishes the work it was given;
+        # unless it exits because of Ctrl-C.
+        last = getattr(sys, "last_value", None)
+        if isinstance(last, KeyboardInterrupt):
+            found.abort("the driver was interrupted")
+        found.shutdown(wait=True, cancel_futures=False)
+
+    return at_exit
+
+
+# For the hook below only: which drivers' descriptors a forked child must close.
+_all: weakref.WeakSet[Shell] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for driver in list(_all):
+        driver.let_go_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
