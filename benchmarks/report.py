@@ -76,19 +76,22 @@ def take(line: Line, label: str, scale: str, environment: dict[str, str]) -> flo
         text=True,
         start_new_session=True,
     ) as child:
-        late = ""
         try:
-            try:
-                printed, complaints = child.communicate(timeout=TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                late = f"nothing after {TIMEOUT_S} s\n"
+            printed, complaints = child.communicate(timeout=TIMEOUT_S)
+        except BaseException as error:  # Ctrl-C too: its workers are in the same group
+            late = isinstance(error, subprocess.TimeoutExpired)
+            if late:
                 child.send_signal(signal.SIGABRT)  # faulthandler shows where it stands
-                printed, complaints = child.communicate(timeout=10)
-        finally:
-            with contextlib.suppress(ProcessLookupError):  # it ended well, and all that it started
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(10)
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
+            if not late:
+                raise
+            _, complaints = child.communicate()
+            raise RuntimeError(f"nothing after {TIMEOUT_S} s\n{complaints}") from None
     if child.returncode:
-        raise RuntimeError(late + complaints.strip() or f"exit status {child.returncode}")
+        raise RuntimeError(complaints.strip() or f"exit status {child.returncode}")
     samples = json.loads(printed.splitlines()[-1])
     return statistics.median(samples) / line.operations(SCALES[scale])
 

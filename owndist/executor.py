@@ -284,6 +284,11 @@ class OwnershipExecutor(ProcessPoolExecutor):
         """Counters since the start; exact at the moment of the call."""
         return Statistics(**self._driver.counters())
 
+    @property
+    def _broken(self) -> bool:  # type: ignore[override]
+        # Private in the standard library too, and yet programs look at it.
+        return self._driver.machine.broken is not None
+
     def __repr__(self) -> str:
         return f"<OwnershipExecutor at {id(self):#x}: {self._driver.describe()}>"
 

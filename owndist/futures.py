@@ -172,6 +172,11 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
 
     def _complete(self, status: int, value: Any) -> None:
         """The outcome is there. No lock may be held: callbacks run. Twice is as once."""
+        if self._settle(status, value):
+            self._run_callbacks()
+
+    def _settle(self, status: int, value: Any) -> bool:
+        """Take the outcome and wake who waits. True: there are callbacks to run."""
         # A future that nobody has waited for gets a condition that is shared by all of the
         # peer's, before its state changes and while that condition is held. Whoever comes to
         # wait from then on takes the same one, and sees the final state only.
@@ -179,15 +184,17 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
         with shared:
             condition = self.__dict__.setdefault("_condition", shared)
             if condition is shared:
-                settled = self._settle(status, value)
+                first = self._change_state(status, value)
         if condition is not shared:
             with condition:
-                settled = self._settle(status, value)
+                first = self._change_state(status, value)
                 condition.notify_all()
-        if settled and "_done_callbacks" in self.__dict__:
-            self._invoke_callbacks()
+        return first and "_done_callbacks" in self.__dict__
 
-    def _settle(self, status: int, value: Any) -> bool:
+    def _run_callbacks(self) -> None:
+        self._invoke_callbacks()
+
+    def _change_state(self, status: int, value: Any) -> bool:
         """Condition held. True: this was the first time."""
         if self._state not in (PENDING, RUNNING):
             return False

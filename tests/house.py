@@ -16,6 +16,9 @@ from typing import NamedTuple
 PACKAGE = "owndist"
 TREES = (PACKAGE, "tests", "examples", "benchmarks", "docs", ".ci")
 
+# The door to the protocol has one small handler for each report and each message.
+ONE_METHOD_PER_INPUT = {("owndist/core/machine.py", "Machine")}
+
 MODULE_LINES, CLASS_LINES, CLASS_METHODS, FUNCTION_LINES = 600, 400, 30, 80
 
 # Imports go to the own ring or to one further down. "" is owndist/__init__.py.
@@ -121,6 +124,8 @@ def oversized(root: Path) -> list[str]:
                 for item in node.body
                 if isinstance(item, (ast.FunctionDef, ast.AsyncFunctionDef))
             ]
+            if (where.as_posix(), node.name) in ONE_METHOD_PER_INPUT:
+                continue
             if isinstance(node, ast.ClassDef) and len(methods) > CLASS_METHODS:
                 offenders.append(
                     f"{where}: {node.name}: {len(methods)} methods, at most {CLASS_METHODS}"

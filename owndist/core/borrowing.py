@@ -22,7 +22,7 @@ class Borrowed:
     def __init__(self) -> None:
         self.handles = 0  # futures of this process for it
         self.token: int | None = None  # the registration at the owner, once made
-        self.asked = False  # its outcome has been asked for
+        self.asked = False  # its outcome has been asked for, and is still to come
 
 
 class Borrowing:
@@ -41,6 +41,18 @@ class Borrowing:
         first = not borrowed.asked
         borrowed.asked = True
         return first
+
+    def answered(self, address: Address) -> bool:
+        """The outcome is here. True: somebody waits for it.
+
+        The next handle asks again: it may be for a new future, made before this machine has
+        heard that the one which got this answer was collected.
+        """
+        borrowed = self.objects.get(address)
+        if borrowed is None:
+            return False
+        borrowed.asked = False
+        return True
 
     def drop(self, address: Address) -> tuple[ProcessNumber, ObjectId, int] | None:
         """One handle less. Returns the registration to release, if that was the last."""

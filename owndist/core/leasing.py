@@ -2,7 +2,14 @@
 
 Rules of this file: it knows workers and how loaded they are, not what tasks are for. A worker is
 in `idle` if it is up and has nothing to do, in `hungry` if it has work but room for more, in
-neither if it is full, starting, waiting in user code (blocked) or about to end.
+neither if it is full, stuck behind a long task (recalled from), starting, at its last tasks,
+waiting in user code (blocked) or about to end.
+
+    STARTING  asked for                          uses a slot
+    UP        takes tasks                        uses a slot
+    LAST      has all the tasks that it may get  uses a slot
+    BLOCKED   its task waits for a future        lends its slot
+    RETIRING  has been, or will be, told to end  uses none
 
 Tasks are sent ahead to a busy worker only as far as `AHEAD_NS` of estimated work, so that a
 worker need not wait for the owner between short tasks, and nothing waits long behind another.
@@ -30,7 +37,7 @@ AHEAD_NS = 4_000_000
 # thread switch, or a busy but healthy worker would look stuck.
 OVERDUE_NS = 10_000_000
 
-STARTING, UP, BLOCKED, RETIRING = range(4)
+STARTING, UP, LAST, BLOCKED, RETIRING = range(5)
 
 
 class Worker:
@@ -73,7 +80,7 @@ class Leasing:
         self.idle: dict[ProcessNumber, Worker] = {}
         self.hungry: dict[ProcessNumber, Worker] = {}
         self.starting = 0  # workers in STARTING
-        self.slots_used = 0  # workers in STARTING or UP
+        self.slots_used = 0  # workers in STARTING, UP or LAST
         self._last_number = 0
 
     def spawn_for(self, ready: int) -> list[ProcessNumber]:
@@ -110,7 +117,9 @@ class Leasing:
         worker.load_ns += task.cost_ns
         worker.assigned += 1
         if worker.assigned == self.max_tasks_per_worker:
-            self._leave_service(worker, RETIRING)
+            # It keeps its slot while it works, or more than max_workers would run at a time.
+            worker.status = LAST
+            self.hungry.pop(worker.number, None)
         elif worker.load_ns < AHEAD_NS:
             # To the end, so that hungry workers take turns.
             self.hungry.pop(worker.number, None)
@@ -136,7 +145,13 @@ class Leasing:
             elif worker.load_ns * 2 <= AHEAD_NS:
                 self.hungry[worker.number] = worker
             return False
+        if worker.status == LAST and not worker.queue:
+            self._leave_service(worker, RETIRING)
         return worker.status == RETIRING and not worker.queue
+
+    def pass_over(self, worker: Worker) -> None:
+        """It seems stuck: nothing more for it until it reports a task."""
+        self.hungry.pop(worker.number, None)
 
     def came_up(self, worker: Worker, pid: int) -> None:
         """The worker is ready for tasks."""
@@ -144,15 +159,17 @@ class Leasing:
         worker.pid = pid
         self.starting -= 1
 
-    def block(self, worker: Worker) -> None:
-        """The worker's task waits for a future: its slot is free for another."""
-        if worker.status == UP:
-            self._leave_service(worker, BLOCKED)
+    def block(self, worker: Worker) -> bool:
+        """The worker's task waits for a future: its slot is free for another. False: it was."""
+        if worker.status not in (UP, LAST):
+            return False
+        self._leave_service(worker, BLOCKED)
+        return True
 
     def unblock(self, worker: Worker) -> None:
         """The worker's task goes on."""
         if worker.status == BLOCKED:
-            worker.status = UP
+            worker.status = LAST if worker.assigned == self.max_tasks_per_worker else UP
             self.slots_used += 1
 
     def remove(self, number: ProcessNumber) -> Worker | None:
@@ -161,7 +178,7 @@ class Leasing:
         if worker is not None:
             if worker.status == STARTING:
                 self.starting -= 1
-            if worker.status in (STARTING, UP):
+            if worker.status in (STARTING, UP, LAST):
                 self.slots_used -= 1
             self.idle.pop(number, None)
             self.hungry.pop(number, None)
@@ -171,10 +188,11 @@ class Leasing:
         """No more tasks will come. The workers that can be told to stop at once."""
         stoppable = []
         for worker in self.workers.values():
-            if worker.status in (UP, STARTING):
+            if worker.status in (STARTING, UP, LAST):
                 if worker.status == STARTING:
                     self.starting -= 1
                 self._leave_service(worker, RETIRING)
+            worker.status = RETIRING
             if not worker.queue:
                 stoppable.append(worker)
         return stoppable
@@ -187,7 +205,7 @@ class Leasing:
 
     def check(self) -> None:
         """The invariants; raises AssertionError naming the worker."""
-        up = [w for w in self.workers.values() if w.status == UP]
+        up = [w for w in self.workers.values() if w.status in (UP, LAST)]
         assert self.starting == sum(w.status == STARTING for w in self.workers.values())
         assert self.slots_used == self.starting + len(up)
         for worker in self.workers.values():
@@ -196,6 +214,7 @@ class Leasing:
             assert (worker.number in self.idle) == (worker.status == UP and not worker.queue), (
                 f"worker {worker.number} and the idle table disagree"
             )
+            assert worker.status != LAST or worker.queue, f"worker {worker.number} does not end"
             assert worker.number not in self.hungry or (worker.status == UP and worker.queue), (
                 f"worker {worker.number} cannot be hungry"
             )

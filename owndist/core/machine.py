@@ -26,8 +26,8 @@ from typing import Any
 from .borrowing import Borrowing
 from .commands import Complete, Drained, Free, Log, Send, SweepDead, Unlink
 from .execution import Execution
-from .ids import DRIVER, Address, ProcessNumber
-from .leasing import OVERDUE_NS, STARTING, UP, Leasing
+from .ids import DRIVER, Address, ObjectId, ProcessNumber
+from .leasing import OVERDUE_NS, STARTING, Leasing
 from .messages import (
     ALIVE,
     BLOCKED,
@@ -100,6 +100,7 @@ class Machine:
         self.closing = False  # no more submissions
         self.drained = False  # and every task has its outcome
         self.workers_died = 0
+        self._releases: list[tuple[ProcessNumber, ObjectId, int]] = []  # see `_release`
         self._failed_starts = 0  # in a row
         self._deadline: int | None = None
         self._dead: dict[ProcessNumber, dict[str, int]] = {}  # {dead writer: {segment: extents}}
@@ -214,8 +215,20 @@ class Machine:
                 if type(item) is not int:
                     released = self.borrowing.drop(item)  # type: ignore[arg-type]
                     if released is not None:
-                        owner, object_id, token = released
-                        self.commands.append(Send(owner, (RELEASE, ((object_id, token),))))
+                        self._releases.append(released)
+            self._release()
+
+    def _release(self) -> None:
+        """Tell owners of registrations that ended; while a task runs, that waits for its DONE.
+
+        The task may have taken something out of the object before it let go of it: another
+        future, a view of its memory. The owner hears of those with the DONE, and what it hears
+        first must not be that nobody needs the object any more.
+        """
+        if self._releases and self.execution.running is None:
+            for owner, object_id, token in self._releases:
+                self.commands.append(Send(owner, (RELEASE, ((object_id, token),))))
+            self._releases.clear()
 
     def _on_mapped(self, report: Mapped, now: int) -> None:
         self.references.pin(self.number, report.extent)
@@ -258,6 +271,7 @@ class Machine:
         if borrowed or report.mapped or report.nested or report.entries:
             extras = (borrowed, report.mapped, report.nested, report.entries)
         self.commands.append(self.execution.end(report, extras))
+        self._release()
 
     def _on_worker_ended(self, report: WorkerEnded, now: int) -> None:
         worker = self.leasing.remove(report.worker)
@@ -271,7 +285,7 @@ class Machine:
         self.submission.on_worker_ended(
             worker, report.running, report.pid, report.exitcode, report.stack
         )
-        if starting and not self.closing:
+        if starting and not self.drained:
             self._failed_starts += 1
             if self._failed_starts >= FAILED_STARTS and self.broken is None:
                 self._break(
@@ -328,7 +342,7 @@ class Machine:
 
     def _on_release(self, peer: ProcessNumber, message: Message, now: int) -> None:
         for object_id, token in message[1]:
-            self.references.drop_borrower(object_id, token)
+            self.references.drop_borrower(object_id, peer, token)
 
     def _on_unmapped(self, peer: ProcessNumber, message: Message, now: int) -> None:
         for key in message[1]:
@@ -350,7 +364,7 @@ class Machine:
     def _on_outcome(self, peer: ProcessNumber, message: Message, now: int) -> None:
         _, object_id, status, value = message
         address = Address(0, peer, object_id)
-        if address in self.borrowing.objects:
+        if self.borrowing.answered(address):
             self.commands.append(Complete(address, status, value))  # type: ignore[arg-type]
 
     def _on_blocked(self, peer: ProcessNumber, message: Message, now: int) -> None:
@@ -358,15 +372,15 @@ class Machine:
         if worker is None:
             return
         self.submission.want(message[1])
-        if worker.status == UP:
-            self.leasing.block(worker)
-            if len(worker.queue) > 1:
-                self.submission.recall(worker)
+        if self.leasing.block(worker) and len(worker.queue) > 1:
+            self.submission.recall(worker)
 
     def _on_unblocked(self, peer: ProcessNumber, message: Message, now: int) -> None:
         worker = self.leasing.workers.get(peer)
         if worker is not None:
             self.leasing.unblock(worker)
+            if not worker.queue:  # its task has been given up meanwhile
+                self.submission.settle_down(worker)
 
     def _on_stop(self, peer: ProcessNumber, message: Message, now: int) -> None:
         self.execution.stopping = True
@@ -385,6 +399,8 @@ class Machine:
                 if not segments[segment]:
                     del segments[segment]
                     self.commands.append(Unlink(segment))
+                    if not segments:
+                        del self._dead[number]
             elif number in self.leasing.workers:
                 by_writer.setdefault(number, []).append(serial)
         for number, serials in by_writer.items():
@@ -398,7 +414,8 @@ class Machine:
             if record.extent[0] == number:
                 segment = record.extent[2]
                 segments[segment] = segments.get(segment, 0) + 1
-        self._dead[number] = segments
+        if segments:
+            self._dead[number] = segments
         self.commands.append(SweepDead(number, frozenset(segments)))
 
     def live_values(self) -> list[tuple[int, Any]]:

@@ -61,9 +61,9 @@ class Entry:
         self.arguments = 0
         # Live objects whose value has a future for this one inside.
         self.contained = 0
-        # {token: process}: handles elsewhere. Added by a task's DONE, taken away by RELEASE of
-        # the same token, or by the death of the process.
-        self.borrowers: dict[int, ProcessNumber] | None = None
+        # {(process, token)}: handles elsewhere. Added by a task's DONE, taken away by RELEASE of
+        # the same token, or by the death of the process. Each process counts its own tokens.
+        self.borrowers: dict[tuple[ProcessNumber, int], None] | None = None
         # Tasks that cannot start before this object is there; each entry stands for one slot.
         self.dependents: list[Task] | None = None
         # Processes that want to hear the outcome.
@@ -147,30 +147,28 @@ class ReferenceTable:
         entry.arguments -= 1
         self.release_if_unneeded(entry)
 
-    def add_borrower(self, object_id: ObjectId, token: int, process: ProcessNumber) -> None:
+    def add_borrower(self, object_id: ObjectId, process: ProcessNumber, token: int) -> None:
         """Another process keeps a handle."""
         entry = self.entries.get(object_id)
         if entry is not None:
             if entry.borrowers is None:
                 entry.borrowers = {}
-            entry.borrowers[token] = process
+            entry.borrowers[process, token] = None
 
-    def drop_borrower(self, object_id: ObjectId, token: int) -> None:
+    def drop_borrower(self, object_id: ObjectId, process: ProcessNumber, token: int) -> None:
         """The borrower has let go. Twice is as once, and an unknown token changes nothing."""
         entry = self.entries.get(object_id)
-        if (
-            entry is not None
-            and entry.borrowers
-            and entry.borrowers.pop(token, None) is not None
-        ):
+        if entry is not None and entry.borrowers and (process, token) in entry.borrowers:
+            del entry.borrowers[process, token]
             self.release_if_unneeded(entry)
 
     def drop_process(self, process: ProcessNumber) -> None:
         """A process is dead: what it borrowed and mapped is let go."""
         for entry in list(self.entries.values()):
             if entry.borrowers:
-                for token in [t for t, p in entry.borrowers.items() if p == process]:
-                    self.drop_borrower(entry.id, token)
+                for number, token in list(entry.borrowers):
+                    if number == process:
+                        self.drop_borrower(entry.id, process, token)
             if entry.subscribers and process in entry.subscribers:
                 entry.subscribers = [p for p in entry.subscribers if p != process]
         for key in [k for k, record in self.extents.items() if process in record.pins]:
@@ -211,11 +209,6 @@ class ReferenceTable:
             record = self.extents[extent_key(extent)]
             record.holders -= 1
             self._release_extent(record)
-
-    def discard(self, value: Value) -> None:
-        """A value that nobody will ever have (a stale result) goes as it came."""
-        self.hold(value)
-        self.drop(value)
 
     def pin(self, process: ProcessNumber, key: ExtentKey) -> None:
         """A process maps an extent beyond the end of a task."""

@@ -34,7 +34,7 @@ from .commands import (
     SweepDead,
     Unlink,
 )
-from .ids import ObjectId, TaskId
+from .ids import ObjectId, ProcessNumber, TaskId
 from .leasing import AHEAD_NS, OVERDUE_NS, UP, Leasing, Worker
 from .messages import OUTCOME, RECALL, STOP, TASK
 from .references import Entry, ReferenceTable
@@ -152,6 +152,7 @@ class Submission:
                 elif entry.status != READY and bad is None:
                     bad = entry
             if bad is not None:
+                self.failed += bad.status == FAILED
                 self.settle(task, bad.status, bad.value)
                 return
             if task.waiting:
@@ -230,16 +231,19 @@ class Submission:
             return None  # there is nobody else to run it
         due = None
         for worker in leasing.workers.values():
-            if len(worker.queue) > 1 and not worker.asked_back:
+            if len(worker.queue) > 1:
                 at = worker.progress_at + OVERDUE_NS
                 if at <= now:
-                    self.recall(worker)
-                elif due is None or at < due:
+                    if not worker.asked_back:
+                        self.recall(worker)
+                    at = now + OVERDUE_NS  # what it is sent meanwhile may have to come back too
+                if due is None or at < due:
                     due = at
         return due
 
     def recall(self, worker: Worker) -> None:
         """Ask the worker for all that it has not started."""
+        self.leasing.pass_over(worker)
         worker.asked_back = True
         tasks = list(worker.queue)
         self._commands.append(Send(worker.number, (RECALL, tuple(tasks))))
@@ -259,7 +263,10 @@ class Submission:
                 continue
             self.leasing.relieve(worker, task)
             self._requeue(task)
-        self.settle_down(worker)
+        if not worker.queue:
+            # With a task that has started it stays passed over: what has just come back must
+            # not go there again while somebody else could run it.
+            self.settle_down(worker)
 
     def _requeue(self, task: Task) -> None:
         task.worker = None
@@ -288,8 +295,8 @@ class Submission:
             or task.attempt != attempt
             or task.state != T_SENT
         ):
-            if status == READY:
-                self.references.discard(value)
+            # Stale. If the value is stored, its memory goes with the worker: whether it is new or
+            # another name for what has been freed before cannot be told here.
             return
         leasing = self.leasing
         del worker.queue[task_id]
@@ -317,7 +324,7 @@ class Submission:
             if entries:
                 self.references.entries[task_id].entries = entries
             for object_id, token in borrowed:
-                self.references.add_borrower(object_id, token, worker.number)
+                self.references.add_borrower(object_id, worker.number, token)
             for key in pinned:
                 self.references.pin(worker.number, key)
         if status == READY:
@@ -357,14 +364,9 @@ class Submission:
             task.charged += 1
             if task.charged <= task.max_retries and not task.cancel_asked:
                 self.retried += 1
-                self._commands.append(
-                    Log(
-                        _WARNING,
-                        "worker %s (pid %s) ended with exit status %s while it ran task %r "
-                        "(attempt %d); running it again",
-                        (worker.number, pid, exitcode, task.name, task.charged),
-                    )
-                )
+                text = "worker %s (pid %s) ended (%s) while it ran task %r; running it again"
+                details = (worker.number, pid, exitcode, task.name)
+                self._commands.append(Log(_WARNING, text, details))
                 self._requeue(task)
             else:
                 if task.cancel_asked:
@@ -478,16 +480,20 @@ class Submission:
 
     def fail_all(self, failure: Failure) -> None:
         """No worker will ever run them."""
+        relieved: dict[ProcessNumber, Worker] = {}
         for task in list(self.tasks.values()):
             if task.state == T_OVER:
                 continue
             if task.worker is not None and task.state == T_SENT:
                 self.leasing.relieve(task.worker, task)
+                relieved[task.worker.number] = task.worker
             if task.state != T_WAITING:
                 self.failed += 1
             if task.cancel_asked:
                 self._commands.append(CancelAnswered(task.id, False))
             self.settle(task, FAILED, failure)
+        for worker in relieved.values():
+            self.settle_down(worker)
 
     def check(self) -> None:
         """The invariants; raises AssertionError naming the task."""

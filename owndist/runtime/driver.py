@@ -94,41 +94,47 @@ class Driver(Shell):
             held = (*held, *encoded.futures)
         judged = bool(options.retry_exceptions)
         with self._lock:
-            if self.machine.closing:
-                self._discard(value)
-                raise RuntimeError("cannot schedule new futures after shutdown")
-            slot_ids: tuple[int, ...] = ()
-            foreign: list[tuple[int, AnyFuture[Any]]] = []
-            if slots:
-                slot_ids = tuple([self._object_for(future, foreign) for future in slots])
-            nested = tuple([self._id_of(future) for future in held]) if held else ()
-            self._last_id = task = self._last_id + 1
-            future: Future[Any] = Future(self, task, name)
-            self._pending[task] = future
-            if judged:
-                self._retry_types[task] = options.retry_exceptions
-            self._feed(
-                Submitted(
-                    task,
-                    key,
-                    entries,
-                    value,
-                    slot_ids,
-                    nested,
-                    name,
-                    options.max_retries,
-                    judged,
+            self._begin_change()
+            try:
+                if self.machine.closing:
+                    self._discard(value)
+                    raise RuntimeError("cannot schedule new futures after shutdown")
+                slot_ids: tuple[int, ...] = ()
+                foreign: list[tuple[int, AnyFuture[Any]]] = []
+                if slots:
+                    slot_ids = tuple([self._object_for(future, foreign) for future in slots])
+                nested = tuple([self._id_of(future) for future in held]) if held else ()
+                self._last_id = task = self._last_id + 1
+                future: Future[Any] = Future(self, task, name)
+                self._pending[task] = future
+                if judged:
+                    self._retry_types[task] = options.retry_exceptions
+                self._feed(
+                    Submitted(
+                        task,
+                        key,
+                        entries,
+                        value,
+                        slot_ids,
+                        nested,
+                        name,
+                        options.max_retries,
+                        judged,
+                    )
                 )
-            )
-            self._since_read += 1
-            if self._since_read >= _READ_EVERY:
-                self._since_read = 0
-                self._pool.read_all()
-                self._reader.note_reading(_now())
-            if not self._reader.in_burst or self._since_read % _SEND_EVERY == 0:
-                self._pool.flush()
-            if len(self._encoder.definitions) >= self._forget_at:
-                self._forget_definitions()
+                self._since_read += 1
+                if self._since_read >= _READ_EVERY:
+                    self._since_read = 0
+                    self._pool.read_all()
+                    self._reader.note_reading(_now())
+                if not self._reader.in_burst or self._since_read % _SEND_EVERY == 0:
+                    self._pool.flush()
+                if len(self._encoder.definitions) >= self._forget_at:
+                    self._forget_definitions()
+            except Exception:
+                self._halfway = False
+                raise
+            self._halfway = False
         if self._completions and not self._reader.in_burst:
             self._reader.poke()
         for object_id, other in foreign:
@@ -169,15 +175,21 @@ class Driver(Shell):
         value = self._value_of(encoded)
         nested = tuple([self._id_of(future) for future in encoded.futures])
         with self._lock:
-            if self.machine.closing:
-                self._discard(value)
-                raise RuntimeError("cannot put values after shutdown")
-            self._last_id = object_id = self._last_id + 1
-            future: Future[Any] = Future(self, object_id, f"put {type(obj).__qualname__}")
-            if extent_of(value) is not None:
-                self._stored[object_id] = future
-            self._feed(Stored(object_id, value, nested))
-            self.machine.references.entries[object_id].entries = encoded.entries
+            self._begin_change()
+            try:
+                if self.machine.closing:
+                    self._discard(value)
+                    raise RuntimeError("cannot put values after shutdown")
+                self._last_id = object_id = self._last_id + 1
+                future: Future[Any] = Future(self, object_id, f"put {type(obj).__qualname__}")
+                if extent_of(value) is not None:
+                    self._stored[object_id] = future
+                self._feed(Stored(object_id, value, nested))
+                self.machine.references.entries[object_id].entries = encoded.entries
+            except Exception:
+                self._halfway = False
+                raise
+            self._halfway = False
         future._complete(READY, value)
         return future
 
@@ -284,9 +296,15 @@ class Driver(Shell):
         task = self._id_of(future)
         ticket = Ticket()
         with self._lock:
-            self._cancels.setdefault(task, []).append(ticket)
-            self._feed(CancelAsked(task))
-            self._pool.flush()
+            self._begin_change()
+            try:
+                self._cancels.setdefault(task, []).append(ticket)
+                self._feed(CancelAsked(task))
+                self._pool.flush()
+            except Exception:
+                self._halfway = False
+                raise
+            self._halfway = False
         if self._reader.is_current():
             self._reader.pump(ticket.answered.is_set, _CANCEL_WAIT_S)
         else:
@@ -346,9 +364,15 @@ class Driver(Shell):
             # Copied, so that what is made of the buffers can be written to.
             return loads(value[0], [bytearray(part) for part in value[1]], self.future_for)
         with self._lock:
-            self._feed(Mapped(extent_key(extent)))
-            mapping, head, views = self._store.read(value)
-            self._bytes_mapped += extent[4]
+            self._begin_change()
+            try:
+                self._feed(Mapped(extent_key(extent)))
+                mapping, head, views = self._store.read(value)
+                self._bytes_mapped += extent[4]
+            except Exception:
+                self._halfway = False
+                raise
+            self._halfway = False
         try:
             return loads(head, views, self.future_for)
         finally:

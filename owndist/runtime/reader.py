@@ -20,7 +20,7 @@ class Owner(Protocol):
 
     def next_timeout(self) -> float | None: ...
     def on_ready(self, data: object, events: int) -> None: ...
-    def do_chores(self) -> bool: ...
+    def do_chores(self, nested: bool) -> bool: ...
     def end_burst(self) -> None: ...
     def reader_failed(self, error: BaseException) -> None: ...
 
@@ -102,7 +102,7 @@ class Reader:
 
     def _run(self) -> None:
         try:
-            while not self._step(None):
+            while not self._step(None, nested=False):
                 pass
         except BaseException as error:
             self._owner.reader_failed(error)
@@ -116,10 +116,9 @@ class Reader:
                 left = until - time.monotonic()
                 if left <= 0:
                     return
-            if self._step(left):
-                return
+            self._step(left, nested=True)
 
-    def _step(self, limit_s: float | None) -> bool:
+    def _step(self, limit_s: float | None, nested: bool) -> bool:
         """One round: wait, read, do the chores. True: there will be nothing more."""
         self._sleep_through_burst()
         timeout = self._owner.next_timeout()
@@ -131,7 +130,7 @@ class Reader:
                 self._drain()
             else:
                 self._owner.on_ready(data, events)
-        return self._owner.do_chores()
+        return self._owner.do_chores(nested)
 
     def _drain(self) -> None:
         try:

@@ -20,6 +20,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from types import ModuleType
 from typing import Any
 
@@ -114,8 +115,12 @@ class Shell:
         self._cancels: dict[int, list[Ticket]] = {}
         # What the reader is to do; appended to by anyone, without the lock.
         self._completions: deque[tuple[Future[Any], int, Any]] = deque()
+        self._callbacks: deque[Future[Any]] = deque()  # futures that are done and have some
         self._judgements: deque[JudgeError] = deque()
         self._dropped: deque[int] = deque()
+        # A thread of the user's is in the middle of a change. Still set when the lock is free: a
+        # Ctrl-C, which Python may raise at any line, has left that change half done.
+        self._halfway = False
         self._unspawned: deque[tuple[int, str]] = deque()  # workers that could not be started
         self._deadline: int | None = None  # what the reader waits for; the machine's, in ns
         # Ending, in this order: asked for; every task done; workers gone (`ended`).
@@ -166,10 +171,16 @@ class Shell:
             on_unmapped=reader.poke,
         )
         self._reader = reader
+        try:
+            reader.start()
+        except BaseException:
+            # No thread can be had. The next submission tries again.
+            self._pool.close()
+            reader.close()
+            raise
         register: Any = threading._register_atexit  # type: ignore[attr-defined]
         register(_exit_hook(self))
         self._started = True
-        reader.start()
 
     def _pack_initializer(self) -> tuple[InitPayload, tuple[int, ...]]:
         from .initargs import pack_arguments
@@ -264,8 +275,12 @@ class Shell:
             if not self.ended.is_set():
                 self._pool.flush()
 
-    def do_chores(self) -> bool:
-        """What others have left for the reader to do. True: the executor has ended."""
+    def do_chores(self, nested: bool) -> bool:
+        """What others have left for the reader to do. True: the executor has ended.
+
+        Args:
+            nested: a callback is running; others wait until it returns.
+        """
         with self._lock:
             self._catch_up()
             self._pool.flush()
@@ -273,14 +288,27 @@ class Shell:
             self._judge(self._judgements.popleft())
         while self._completions:
             future, status, value = self._completions.popleft()
-            future._complete(status, value)
+            if future._settle(status, value):
+                self._callbacks.append(future)
             del future, value  # or they would live until the next round
+        if nested:
+            return False
+        while self._callbacks:
+            self._callbacks.popleft()._run_callbacks()
         if not self._drained or self._pool.processes or self._completions:
             return False
         self._finish()
         return True
 
+    def _begin_change(self) -> None:
+        """Lock held, in a thread of the user's; `_halfway` is to be cleared at the end."""
+        if self._halfway:
+            raise _interrupted()
+        self._halfway = True
+
     def _catch_up(self) -> None:
+        if self._halfway:
+            raise _interrupted()
         if self._dropped:
             dropped: list[Any] = []
             while self._dropped:
@@ -313,9 +341,14 @@ class Shell:
         """A bug. Nobody may wait for ever because of it."""
         _log.critical("the reader thread failed; the executor is broken", exc_info=error)
         text = f"owndist has failed internally: {type(error).__name__}: {error}"
+        if isinstance(error, BrokenProcessPool):
+            text = str(error)
         failure = (BROKEN, (text, None), "")
         self.machine.closing = True
         self.machine.broken = failure
+        while self._completions:
+            future, status, value = self._completions.popleft()
+            future._complete(status, value)
         for future in list(self._pending.values()):
             future._complete(FAILED, failure)
         with self._lock:
@@ -341,9 +374,9 @@ class Shell:
         with self._lock:
             if not self.ended.is_set():
                 self._close_asked = True
-                if cancel_futures or not self._open_runs:
+                if not self._halfway and (cancel_futures or not self._open_runs):
                     self._feed(ShutdownAsked(cancel_futures))
-                self._pool.flush()
+                    self._pool.flush()
         self._reader.poke()
         if wait and not self._reader.is_current():
             try:
@@ -361,9 +394,11 @@ class Shell:
         with self._lock:
             if self.ended.is_set():
                 return
-            self._feed(Aborted(text))
+            if not self._halfway:
+                self._feed(Aborted(text))
+                self._pool.flush()
+            # Else the reader finds it so, and fails all that is pending.
             self._pool.kill_all(signum)
-            self._pool.flush()
         self._reader.poke()
 
     def _never_started(self) -> bool:
@@ -439,6 +474,13 @@ class Shell:
         self.pid = -1
         self._pool.let_go()
         self._reader.close()
+
+
+def _interrupted() -> BrokenProcessPool:
+    return BrokenProcessPool(
+        "a Ctrl-C (or another exception from a signal handler) struck while this executor was "
+        "taking in a task; its tables cannot be trusted any more, make another executor"
+    )
 
 
 def _what_is_inherited(main: ModuleType) -> dict[str, Any]:

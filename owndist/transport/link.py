@@ -56,9 +56,8 @@ class Link:
             if not self._unsent:
                 if not self._outbox:
                     return True
-                frame = encode_frame(self._outbox)
+                self._unsent = memoryview(encode_frame(self._outbox))
                 self._outbox.clear()
-                self._unsent = memoryview(frame)
             if not self._write():
                 return False
 

@@ -79,10 +79,6 @@ LEFT_OUT = {
         "until a worker begins with it",
         f"{LIFECYCLE}::test_shutdown_with_cancel_drops_what_has_not_begun",
     ),
-    "FailingInitializerTest.test_initializer": LeftOut(
-        "waits for the stdlib's private flag _broken",
-        f"{LIFECYCLE}::test_a_failing_initializer_breaks_the_pool",
-    ),
     "ExecutorDeadlockTest.test_shutdown_deadlock_pickle": LeftOut(
         _MANAGER, f"{EXECUTOR}::test_an_argument_that_cannot_be_pickled_fails_only_its_task"
     ),

@@ -1,0 +1,156 @@
+"""Law 68: Ctrl-C, as a terminal sends it, to the whole process group."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from tests.laws.helpers import PATIENCE_S, SLACK
+
+from .conftest import StartScript
+
+PREAMBLE = """
+import multiprocessing, os, sys, threading, time
+import numpy as np
+from concurrent.futures import wait, as_completed
+from owndist import OwnershipExecutor
+
+def tell_and_sleep(path):
+    fd = os.open(path, os.O_WRONLY)
+    os.write(fd, b".")
+    os.close(fd)
+    time.sleep(1000)
+
+def begin(pool, count):
+    global view
+    view = pool.submit(np.ones, 100_000).result()
+    bell = os.path.join(os.environ["TMPDIR"], "bell")
+    os.mkfifo(bell)
+    opened = os.open(bell, os.O_RDWR)
+    long = [pool.submit(tell_and_sleep, bell) for _ in range(count)]
+    queued = [pool.submit(time.sleep, 1000) for _ in range(100)]
+    for _ in range(count):
+        os.read(opened, 1)
+    os.unlink(bell)
+    print("ready", flush=True)
+    return long, queued
+
+context = multiprocessing.get_context(METHOD)
+"""
+
+WAITS = {
+    "result in with": """
+with OwnershipExecutor(2, context) as pool:
+    long, queued = begin(pool, 2)
+    long[0].result()
+""",
+    "result": """
+pool = OwnershipExecutor(2, context)
+long, queued = begin(pool, 2)
+long[0].result()
+""",
+    "result with timeout": """
+pool = OwnershipExecutor(2, context)
+long, queued = begin(pool, 2)
+queued[5].result(500)
+""",
+    "wait": """
+with OwnershipExecutor(2, context) as pool:
+    wait(sum(begin(pool, 2), []))
+""",
+    "as_completed": """
+with OwnershipExecutor(2, context) as pool:
+    list(as_completed(sum(begin(pool, 2), [])))
+""",
+    "map": """
+with OwnershipExecutor(2, context) as pool:
+    begin(pool, 2)
+    list(pool.map(time.sleep, [1000] * 50))
+""",
+    "shutdown": """
+pool = OwnershipExecutor(2, context)
+begin(pool, 2)
+pool.shutdown()
+""",
+    "leaving with": """
+with OwnershipExecutor(2, context) as pool:
+    begin(pool, 2)
+""",
+    "the end of the program": """
+pool = OwnershipExecutor(2, context)
+begin(pool, 2)
+""",
+    "user code": """
+with OwnershipExecutor(2, context) as pool:
+    begin(pool, 2)
+    while True:
+        time.sleep(100)
+""",
+}
+
+
+def interrupt(pid: int) -> None:
+    """What a terminal does when Ctrl-C is pressed."""
+    os.killpg(pid, signal.SIGINT)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("waiting", WAITS)
+def test_ctrl_c_ends_a_program_at_once(
+    start_script: StartScript, waiting: str, method: str
+) -> None:
+    """Laws 27 and 68: everything is gone within 2 s, and only the driver says something."""
+    script = start_script(f"METHOD = {method!r}\n" + PREAMBLE + WAITS[waiting])
+    began = time.monotonic()
+    interrupt(script.process.pid)
+    script.process.wait(PATIENCE_S)
+    assert time.monotonic() - began < 2 * SLACK
+    processes, files = script.seconds_until_gone()
+    assert files < 2 * SLACK and processes < 2 * SLACK
+    said = script.errors.read_text()
+    assert "KeyboardInterrupt" in said
+    assert said.count("Traceback") <= 2  # an own one of `shutdown` at the end of the interpreter
+    assert "Worker" not in said.replace("in _python_exit", "")
+
+
+def test_after_ctrl_c_the_executor_is_usable(start_script: StartScript) -> None:
+    """Law 68: for a program that catches it, nothing has happened to the tasks."""
+    script = start_script(
+        "METHOD = 'fork'\n"
+        + PREAMBLE
+        + """
+def slow(bell):
+    fd = os.open(bell, os.O_RDONLY)  # until the driver opens it
+    return os.read(fd, 100)
+
+with OwnershipExecutor(2, context) as pool:
+    view = pool.submit(np.ones, 100_000).result()
+    bell = os.path.join(os.environ["TMPDIR"], "bell")
+    os.mkfifo(bell)
+    future = pool.submit(slow, bell)
+    workers = {pool.submit(os.getpid).result() for _ in range(20)}
+    print("ready", flush=True)
+    for _ in range(2):
+        try:
+            future.result()
+        except KeyboardInterrupt:
+            print("caught", flush=True)
+    with open(bell, "w") as file:
+        file.write("the value")
+    print("result", future.result().decode())
+    print("same", workers <= {pool.submit(os.getpid).result() for _ in range(50)} | workers)
+    print("died", pool.statistics().workers_died, flush=True)
+    os.unlink(bell)
+"""
+    )
+    assert script.process.stdout is not None
+    for _ in range(2):
+        interrupt(script.process.pid)
+        assert script.process.stdout.readline() == "caught\n"
+    assert script.process.stdout.read() == "result the value\nsame True\ndied 0\n"
+    assert script.process.wait(PATIENCE_S) == 0
+    assert script.errors.read_text() == ""
+    script.seconds_until_gone()

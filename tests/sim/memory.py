@@ -1,0 +1,104 @@
+"""The shared memory of a simulated host: which extents exist, who maps them, and how they end."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+from owndist.core.ids import ExtentKey
+from owndist.core.values import extent_key, extent_of
+
+Payload = tuple[str, tuple[int, ...]]  # what a value says, and the objects whose futures it holds
+
+LIVE, FREED, UNLINKED = range(3)
+_EXTENTS_PER_SEGMENT = 2  # so that some segments of a dead writer hold more than one value
+
+
+class Memory:
+    """Every extent that was ever written. Each ends once, and only when nobody needs it."""
+
+    def __init__(self) -> None:
+        self.state: dict[ExtentKey, int] = {}
+        self.strict = True  # off once running tasks have been given up: they may see anything
+        self._payloads: dict[ExtentKey, Payload] = {}
+        self._segments: dict[ExtentKey, str] = {}
+        self._unlinked: dict[str, None] = {}
+        self._views: dict[ExtentKey, dict[int, int]] = {}  # {extent: {process: mappings}}
+        self._last_serial: dict[int, int] = {}
+
+    def write(self, process: int, payload: Payload) -> Any:
+        """A stored value."""
+        serial = self._last_serial[process] = self._last_serial.get(process, 0) + 1
+        segment = f"s-{process}-{serial // _EXTENTS_PER_SEGMENT}"
+        key = (process, serial)
+        self.state[key] = LIVE
+        self._payloads[key] = payload
+        self._segments[key] = segment
+        return ((process, serial, segment, 0, 64), b"head", ((0, 64),))
+
+    def read(self, process: int, value: Any) -> tuple[Payload, ExtentKey | None]:
+        """What a value says; a stored one is mapped from now on."""
+        if isinstance(value, bytes):
+            payload: Payload = pickle.loads(value)
+            return payload, None
+        extent = extent_of(value)
+        if extent is None:
+            payload = pickle.loads(value[0])
+            return payload, None
+        key = extent_key(extent)
+        if self.strict:
+            assert self.state[key] == LIVE, f"process {process} reads extent {key}, which is gone"
+        views = self._views.setdefault(key, {})
+        views[process] = views.get(process, 0) + 1
+        return self._payloads[key], key
+
+    def unmap(self, process: int, key: ExtentKey) -> bool:
+        """One view less. True: it was the process's last."""
+        views = self._views[key]
+        views[process] -= 1
+        if views[process]:
+            return False
+        del views[process]
+        return True
+
+    def mapped(self, process: int) -> list[ExtentKey]:
+        """The extents that a process maps."""
+        return [key for key, views in self._views.items() if process in views]
+
+    def free(self, process: int, serial: int) -> None:
+        """The writer may use the memory again."""
+        key = (process, serial)
+        assert self.state[key] == LIVE, f"extent {key} is freed twice"
+        if self.strict:
+            viewers = list(self._views.get(key, ()))
+            assert not viewers, f"extent {key} is freed while processes {viewers} map it"
+        self.state[key] = FREED
+
+    def process_died(self, process: int) -> None:
+        """Its mappings are gone; what it wrote is still there."""
+        for views in self._views.values():
+            views.pop(process, None)
+
+    def sweep(self, process: int, keep: frozenset[str]) -> None:
+        """Unlink what a dead process wrote, but these segments."""
+        for key, segment in self._segments.items():
+            if key[0] == process and segment not in keep and segment not in self._unlinked:
+                self.unlink(segment)
+
+    def unlink(self, segment: str) -> None:
+        """Nobody can map this from now on; existing views stay as they are."""
+        assert segment not in self._unlinked, f"segment {segment} is unlinked twice"
+        self._unlinked[segment] = None
+        for key, other in self._segments.items():
+            if other == segment and self.state[key] == LIVE:
+                self.state[key] = UNLINKED
+
+    def live(self) -> list[ExtentKey]:
+        """Extents that hold memory."""
+        return [key for key, state in self.state.items() if state == LIVE]
+
+
+def inline(payload: Payload, parts: bool) -> Any:
+    """An inline value, with or without out-of-band buffers."""
+    head = pickle.dumps(payload)
+    return (head, (b"buffer",)) if parts else head

@@ -1,0 +1,102 @@
+"""Random programs: what a user of an executor may do, in any order, at any moment."""
+
+from __future__ import annotations
+
+import random
+
+from owndist.core.values import CANCELLED, FAILED, READY
+
+from .specs import ALIAS, INLINE, PARTS, STORED, Spec
+from .world import World
+
+
+def simulate(seed: int, record: bool = False) -> World:
+    """Run one random program to its end; raises AssertionError where something is wrong."""
+    rng = random.Random(seed)
+    world = World(
+        rng,
+        max_workers=rng.choice((1, 1, 2, 2, 3)),
+        max_tasks_per_worker=rng.choice((None, None, None, 1, 2, 5)),
+        deaths=rng.choice((0, 0, 1, 2, 4)),
+        record=record,
+    )
+    operations = rng.randint(3, 24)
+    idle_chance = rng.choice((0.02, 0.1, 0.3))
+    busy = rng.choice((0.05, 0.2, 0.6))  # how fast the program goes on
+    shutdown_early = rng.random() < 0.2
+    while operations:
+        if rng.random() < busy or not world.choose(idle_chance):
+            operations -= 1
+            _operate(world, rng)
+    if shutdown_early:
+        world.shutdown(cancel=rng.random() < 0.5)
+    for object_id in list(world.promises):
+        world.fulfil(object_id, READY, stored=True)
+    for _ in range(rng.randint(0, 200)):
+        world.choose(idle_chance)
+    world.deaths_left = 0
+    world.settle()
+    world.check_outcomes()
+    for object_id in dict.fromkeys(world.handles):
+        world.read(object_id)
+    world.let_go()
+    if not shutdown_early:
+        world.check_rest()
+        world.shutdown(cancel=False)
+        world.settle()
+    world.check_rest()
+    assert world.drained and not world.workers and not world.machine.leasing.workers
+    submission = world.machine.submission
+    ended = submission.finished + submission.failed + submission.cancelled
+    assert submission.submitted == ended, "the statistics do not add up"
+    return world
+
+
+def _operate(world: World, rng: random.Random) -> None:
+    """One statement of the program."""
+    draw = rng.random()
+    done = [handle for handle in world.handles if handle in world.outcomes]
+    if draw < 0.55 or not world.handles:
+        _submit(world, rng)
+    elif draw < 0.63:
+        nested = _some(world, rng, 1) if rng.random() < 0.4 else ()
+        world.put(rng.random() < 0.6, nested)
+    elif draw < 0.66:
+        world.promise()
+    elif draw < 0.69 and world.promises:
+        status = rng.choice((READY, READY, FAILED, CANCELLED))
+        world.fulfil(rng.choice(world.promises), status, rng.random() < 0.5)
+    elif draw < 0.77:
+        task = rng.choice(world.handles)
+        if task in world.specs:
+            world.cancel(task)
+    elif draw < 0.86 and done:
+        world.read(rng.choice(done))
+    else:
+        world.drop_handles(rng.sample(world.handles, rng.randint(1, len(world.handles)) // 2))
+
+
+def _some(world: World, rng: random.Random, most: int) -> tuple[int, ...]:
+    recent = world.handles[-6:]
+    return tuple(rng.choice(recent) for _ in range(rng.randint(0, most))) if recent else ()
+
+
+def _submit(world: World, rng: random.Random) -> None:
+    judged = rng.random() < 0.3
+    spec = Spec(
+        world.new_id(),
+        slots=_some(world, rng, 2),
+        nested=_some(world, rng, 2) if rng.random() < 0.4 else (),
+        reads=rng.choice((0, 0, 1, 2)),
+        uses_globals=rng.random() < 0.4,
+        returns=rng.choice((INLINE, PARTS, STORED, STORED, ALIAS)),
+        returns_futures=rng.random() < 0.3,
+        keeps_futures=rng.random() < 0.3,
+        keeps_views=rng.random() < 0.2,
+        raises=rng.choice((0, 0, 0, 1, 99)) if rng.random() < 0.4 else 0,
+        judged=judged,
+        max_retries=rng.choice((0, 1, 3)),
+        function=rng.randint(1, 3),
+        elapsed_ns=rng.choice((1_000, 1_000, 20_000, 5_000_000, 30_000_000)),
+    )
+    world.submit(spec, args_stored=rng.random() < 0.4)

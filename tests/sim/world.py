@@ -1,0 +1,373 @@
+"""A simulated session: the driver's process around its machine, the workers, the wires.
+
+One step at a time: `actions` says what can happen next, `do` makes it happen. The random simulator
+and the exhaustive explorer differ only in how they choose. After every input to a machine its
+invariants are checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from typing import Any
+
+from owndist.core.commands import (
+    CancelAnswered,
+    Complete,
+    Drained,
+    Free,
+    JudgeError,
+    Log,
+    Send,
+    Spawn,
+    SweepDead,
+    Unlink,
+)
+from owndist.core.ids import DRIVER, ExtentKey
+from owndist.core.machine import Machine
+from owndist.core.reports import (
+    CancelAsked,
+    ErrorJudged,
+    Fulfilled,
+    HandleAdded,
+    HandlesDropped,
+    Mapped,
+    Promised,
+    Received,
+    ShutdownAsked,
+    Stored,
+    Submitted,
+    TimerDue,
+    Unmapped,
+    WorkerEnded,
+)
+from owndist.core.submission import Command
+from owndist.core.values import CANCELLED, READY
+
+from .memory import Memory, inline
+from .specs import Outcome, Spec, check_outcome, expected_text
+from .worker import BOOTING, DEAD, EXITED, SimWorker
+
+
+class World:
+    """A driver, its workers, and everything between them."""
+
+    def __init__(
+        self,
+        rng: random.Random,
+        max_workers: int,
+        max_tasks_per_worker: int | None = None,
+        deaths: int = 0,
+        record: bool = False,
+    ) -> None:
+        self.rng = rng
+        self.machine = Machine(DRIVER, max_workers, max_tasks_per_worker)
+        self.memory = Memory()
+        self.now = 0
+        self.deaths_left = deaths
+        self.initializer_fails = False
+        self.workers: dict[int, SimWorker] = {}
+        self.specs: dict[int, Spec] = {}
+        self.outcomes: dict[int, Outcome] = {}
+        self.handles: list[int] = []  # the user's variables, one id each
+        self.promises: list[int] = []  # still to be fulfilled
+        self.judgements: list[JudgeError] = []
+        self.cancels: list[int] = []  # asked for, not answered
+        self.views: list[ExtentKey] = []  # of the user
+        self.unmapped: list[ExtentKey] = []
+        self.cancelled_all = False
+        self.drained = False
+        self.steps = 0
+        self.log = hashlib.sha256() if record else None
+        self._last_id = 0
+
+    # -- the program's verbs; each is one input to the driver's machine
+
+    def new_id(self) -> int:
+        self._last_id += 1
+        return self._last_id
+
+    def submit(self, spec: Spec, args_stored: bool = False) -> int:
+        self.specs[spec.id] = spec
+        payload = (f"args{spec.id}", spec.nested)
+        value = self.memory.write(DRIVER, payload) if args_stored else inline(payload, False)
+        self.handles.append(spec.id)
+        self._feed(
+            Submitted(
+                spec.id,
+                spec.function,
+                (),
+                value,
+                spec.slots,
+                spec.nested,
+                f"task {spec.id}",
+                spec.max_retries,
+                spec.judged,
+            )
+        )
+        return spec.id
+
+    def put(self, stored: bool, nested: tuple[int, ...] = ()) -> int:
+        object_id = self.new_id()
+        payload = (f"put{object_id}", nested)
+        value = self.memory.write(DRIVER, payload) if stored else inline(payload, False)
+        self.handles.append(object_id)
+        self._feed(Stored(object_id, value, nested))
+        return object_id
+
+    def promise(self) -> int:
+        object_id = self.new_id()
+        self.handles.append(object_id)
+        self.promises.append(object_id)
+        self._feed(Promised(object_id))
+        return object_id
+
+    def fulfil(self, object_id: int, status: int, stored: bool) -> None:
+        self.promises.remove(object_id)
+        value: Any = None
+        if status == READY:
+            payload = (f"put{object_id}", ())
+            value = self.memory.write(DRIVER, payload) if stored else inline(payload, True)
+        elif status != CANCELLED:
+            value = ("error", b"foreign", "")
+        self._feed(Fulfilled(object_id, status, value))
+
+    def cancel(self, task: int) -> None:
+        self.cancels.append(task)
+        self.specs[task].cancel_asked = True
+        self._feed(CancelAsked(task))
+
+    def drop_handles(self, objects: list[int]) -> None:
+        for object_id in objects:
+            self.handles.remove(object_id)
+        self._feed(HandlesDropped(list(objects)))
+
+    def read(self, object_id: int) -> None:
+        """`future.result()` of one that is done, in the driver."""
+        status, value = self.outcomes[object_id]
+        if status != READY:
+            return
+        if type(value) is tuple and type(value[0]) is tuple:
+            self._feed(Mapped((value[0][0], value[0][1])))
+        payload, key = self.memory.read(DRIVER, value)
+        if key is not None:
+            self.views.append(key)
+        assert payload[0] == expected_text(object_id, self.specs, self.outcomes)
+        for inner in payload[1]:
+            assert inner in self.machine.references.entries, (
+                f"object {inner} was freed inside {object_id}"
+            )
+            self.handles.append(inner)
+            self._feed(HandleAdded(inner))
+
+    def drop_view(self) -> None:
+        key = self.views.pop(self.rng.randrange(len(self.views)))
+        if self.memory.unmap(DRIVER, key):
+            self.unmapped.append(key)
+
+    def shutdown(self, cancel: bool) -> None:
+        self.cancelled_all |= cancel
+        self._feed(ShutdownAsked(cancel))
+
+    # -- steps
+
+    def actions(self) -> list[tuple[int, str, int]]:
+        """(process, name, weight) of everything that has to happen sooner or later."""
+        found = []
+        for number, worker in self.workers.items():
+            for name, weight in worker.actions():
+                found.append((number, name, weight))
+            if worker.status in (DEAD, EXITED):
+                found.append((number, "ended", 4))
+            elif worker.up:
+                found.append((number, "hear", 8))
+        if self.judgements:
+            found.append((DRIVER, "judge", 4))
+        if self.unmapped:
+            found.append((DRIVER, "tell_unmapped", 2))
+        deadline = self.machine.next_deadline()
+        if deadline is not None and deadline <= self.now:
+            found.append((DRIVER, "timer", 4))
+        return found
+
+    def idle_actions(self) -> list[tuple[int, str, int]]:
+        """(process, name, weight) of what may happen or not."""
+        found = []
+        for number, worker in self.workers.items():
+            for name, weight in worker.idle_actions():
+                found.append((number, name, weight))
+            if self.deaths_left and worker.status not in (DEAD, EXITED):
+                found.append((number, "die", 1))
+        if self.views:
+            found.append((DRIVER, "drop_view", 1))
+        return found
+
+    def do(self, number: int, name: str) -> None:
+        """One of the actions."""
+        self.steps += 1
+        if number != DRIVER:
+            worker = self.workers[number]
+            if name == "hear":
+                self._hear(worker)
+            elif name == "ended":
+                self._ended(worker)
+            else:
+                if name == "die":
+                    self.deaths_left -= 1
+                getattr(worker, name)()
+        elif name == "judge":
+            command = self.judgements.pop(0)
+            self._feed(ErrorJudged(command.task, command.attempt, True))
+        elif name == "timer":
+            self._feed(TimerDue())
+        elif name == "tell_unmapped":
+            gone, self.unmapped = dict.fromkeys(self.unmapped), []
+            still = self.memory.mapped(DRIVER)
+            self._feed(Unmapped([key for key in gone if key not in still]))
+        else:
+            getattr(self, name)()
+
+    def choose(self, idle_chance: float) -> bool:
+        """One step at random. False: nothing can happen any more by itself."""
+        self.now += self.rng.choice((1_000, 20_000, 3_000_000))
+        found = self.actions()
+        if not found or self.rng.random() < idle_chance:
+            found = found + self.idle_actions()
+        if not found:
+            deadline = self.machine.next_deadline()
+            if deadline is None:
+                return False
+            self.now = max(self.now, deadline)
+            return True
+        total = self.rng.randrange(sum(weight for _, _, weight in found))
+        for number, name, weight in found:
+            total -= weight
+            if total < 0:
+                self.do(number, name)
+                return True
+        raise AssertionError("unreachable")
+
+    def settle(self) -> None:
+        """Let everything happen that has to."""
+        limit = self.steps + 20_000
+        while True:
+            found = self.actions()
+            if not found:
+                deadline = self.machine.next_deadline()
+                if deadline is None:
+                    return
+                self.now = max(self.now, deadline)
+                continue
+            number, name, _ = found[self.rng.randrange(len(found))]
+            self.do(number, name)
+            assert self.steps < limit, "it never comes to rest"
+
+    def _hear(self, worker: SimWorker) -> None:
+        count = self.rng.randint(1, len(worker.up))
+        self._feed(Received(worker.number, [worker.up.popleft() for _ in range(count)]))
+
+    def _ended(self, worker: SimWorker) -> None:
+        """As `WorkerPool._ended` does: all it sent, then what it had not sent, then its end."""
+        if worker.up:
+            self._feed(Received(worker.number, list(worker.up)))
+        if worker.outbox:
+            self._feed(Received(worker.number, list(worker.outbox)))
+        running = worker.record_running
+        if running:
+            history = self.specs[running].history
+            if history[-1] == "start":
+                history.append("death")
+        del self.workers[worker.number]
+        exitcode = 0 if worker.status == EXITED else -9
+        self._feed(WorkerEnded(worker.number, running, worker.number, exitcode, ""))
+
+    # -- the machine's commands
+
+    def feed(self, machine: Machine, report: object) -> list[Command]:
+        """One input to any machine, and its invariants afterwards."""
+        commands = machine.handle(report, self.now)
+        machine.check()
+        if self.log is not None:
+            self.log.update(f"{self.now} {machine.number} {report} {commands}\n".encode())
+        return commands
+
+    def _feed(self, report: object) -> None:
+        for command in self.feed(self.machine, report):
+            if isinstance(command, Send):
+                peer = self.workers.get(command.peer)
+                if peer is not None and peer.status not in (DEAD, EXITED):
+                    peer.down.append(command.message)
+            elif isinstance(command, Complete):
+                assert command.object not in self.outcomes, f"{command.object} resolves twice"
+                self.outcomes[command.object] = (command.status, command.value)
+            elif isinstance(command, Free):
+                self.memory.free(DRIVER, command.serial)
+            elif isinstance(command, Spawn):
+                assert command.worker not in self.workers
+                self.workers[command.worker] = SimWorker(self, command.worker)
+            elif isinstance(command, CancelAnswered):
+                self._answered(command)
+            elif isinstance(command, JudgeError):
+                self.judgements.append(command)
+            elif isinstance(command, Unlink):
+                self.memory.unlink(command.segment)
+            elif isinstance(command, SweepDead):
+                self.memory.sweep(command.worker, command.keep)
+            elif isinstance(command, Drained):
+                self.drained = True
+            else:
+                assert isinstance(command, Log)
+
+    def _answered(self, command: CancelAnswered) -> None:
+        asked = command.task in self.cancels
+        self.cancels = [task for task in self.cancels if task != command.task]
+        assert asked or self.cancelled_all, f"an answer for {command.task} that nobody asked for"
+        if command.cancelled:
+            self.specs[command.task].cancel_granted = True
+
+    # -- how it must end
+
+    def check_outcomes(self) -> None:
+        """Every future has exactly one outcome, and the right one."""
+        for spec in self.specs.values():
+            assert spec.id in self.outcomes, f"task {spec.id} never ended: {spec.history}"
+            check_outcome(spec, self.outcomes, self.specs, self.cancelled_all)
+        assert not self.cancels, f"cancels without an answer: {self.cancels}"
+
+    def check_rest(self) -> None:
+        """All handles and views are gone: nothing is left in any table (Law 14)."""
+        machine = self.machine
+        assert not machine.references.entries, f"entries: {list(machine.references.entries)}"
+        assert not machine.references.extents, f"extents: {list(machine.references.extents)}"
+        assert not machine.submission.tasks
+        for worker in machine.leasing.workers.values():
+            assert not worker.queue
+        for process in self.workers.values():
+            assert not process.machine.borrowing.objects, "a worker still borrows"
+            assert not process.machine.execution.queue
+        assert not self.memory.live(), f"extents never freed: {self.memory.live()}"
+
+    def check_work_conserving(self) -> None:
+        """Nothing that could run waits while there is room (Law 52). Only at rest."""
+        submission, leasing = self.machine.submission, self.machine.leasing
+        ready = [task for task in submission.ready if task.state == 1]
+        if ready:
+            assert not leasing.idle and leasing.slots_used >= leasing.max_workers, (
+                f"tasks {[t.id for t in ready]} wait although there is room"
+            )
+
+    def let_go(self) -> None:
+        """The user drops everything, and the workers' globals go too."""
+        while self.views:
+            self.drop_view()
+        if self.handles:
+            self.drop_handles(list(self.handles))
+        for worker in self.workers.values():
+            while worker.globals:
+                worker.drop_global()
+            while worker.kept_views:
+                worker.drop_view()
+        self.settle()
+
+
+__all__ = ["BOOTING", "World"]
