@@ -68,8 +68,12 @@ from .reports import (
 from .submission import Command, Submission
 from .values import BROKEN, FAILED, LOST, PENDING, READY, Failure
 
-# Workers that die one after the other before they are ready: more attempts will not help.
+# Workers that end by themselves one after the other before they are ready: more attempts will not
+# help. Of workers that were killed, or ended nobody knows how (with their template), it takes many
+# more: that can be bad luck, unless it never ends.
 FAILED_STARTS = 3
+KILLED_STARTS = 50
+_SIGKILL = -9
 
 _ERROR, _WARNING, _INFO = 40, 30, 20  # logging's numbers; the core imports no logging
 
@@ -101,7 +105,7 @@ class Machine:
         self.drained = False  # and every task has its outcome
         self.workers_died = 0
         self._releases: list[tuple[ProcessNumber, ObjectId, int]] = []  # see `_release`
-        self._failed_starts = 0  # in a row
+        self._failed_starts = self._killed_starts = 0  # in a row
         self._deadline: int | None = None
         self._dead: dict[ProcessNumber, dict[str, int]] = {}  # {dead writer: {segment: extents}}
         self._on_report: dict[type, Callable[[Any, int], None]] = {
@@ -286,15 +290,38 @@ class Machine:
             worker, report.running, report.pid, report.exitcode, report.stack
         )
         if starting and not self.drained:
-            self._failed_starts += 1
-            if self._failed_starts >= FAILED_STARTS and self.broken is None:
-                self._break(
-                    f"{FAILED_STARTS} workers in a row ended before they were ready; the last "
-                    f"one, pid {report.pid}, with exit status {report.exitcode}"
-                    + (f"\n{report.stack}" if report.stack else ""),
-                    None,
-                )
+            self._count_failed_start(report)
         self._adopt_segments(report.worker)
+
+    def _count_failed_start(self, report: WorkerEnded) -> None:
+        if report.exitcode is None or report.exitcode == _SIGKILL:
+            self._killed_starts += 1
+        else:
+            self._failed_starts += 1
+        if self.broken is None and (
+            self._failed_starts >= FAILED_STARTS or self._killed_starts >= KILLED_STARTS
+        ):
+            self._break(
+                f"{self._failed_starts + self._killed_starts} workers in a row ended before they "
+                f"were ready; the last one, pid {report.pid}, with exit status {report.exitcode}"
+                + (f"\n{report.stack}" if report.stack else ""),
+                None,
+            )
+
+    def _count_failed_start(self, report: WorkerEnded) -> None:
+        if report.exitcode is None or report.exitcode == _SIGKILL:
+            self._killed_starts += 1
+        else:
+            self._failed_starts += 1
+        if self.broken is None and (
+            self._failed_starts >= FAILED_STARTS or self._killed_starts >= KILLED_STARTS
+        ):
+            self._break(
+                f"{self._failed_starts + self._killed_starts} workers in a row ended before they "
+                f"were ready; the last one, pid {report.pid}, with exit status {report.exitcode}"
+                + (f"\n{report.stack}" if report.stack else ""),
+                None,
+            )
 
     # -- messages
 
@@ -314,7 +341,7 @@ class Machine:
         worker = self.leasing.workers.get(peer)
         if worker is None:
             return
-        self._failed_starts = 0
+        self._failed_starts = self._killed_starts = 0
         if worker.status == STARTING:
             self.leasing.came_up(worker, message[1])
             self.submission.settle_down(worker)

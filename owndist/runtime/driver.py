@@ -412,7 +412,16 @@ class Driver(Shell):
 
     def _keep_mapped(self, value: Any) -> Callable[[], Any]:
         """A mapping that outlives the store, for a value that may still be asked for."""
-        mapping, head, views = self._store.read(value)
+        try:
+            mapping, head, views = self._store.read(value)
+        except Exception as error:
+            # Somebody has removed its segment. That is for the one who asks for the value.
+            lost = error
+
+            def fail() -> Any:
+                raise lost
+
+            return fail
 
         def load() -> Any:
             return loads(head, views, self.future_for)

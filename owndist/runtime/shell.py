@@ -63,6 +63,7 @@ from ..wire.functions import Encoder
 from .pool import WorkerPool
 from .reader import Reader
 from .setup import InitPayload, WorkerSetup, cache_limit_bytes, new_session
+from .template import NOT_STARTED
 
 _log = logging.getLogger("owndist.driver")
 _core_log = logging.getLogger("owndist.core")
@@ -320,7 +321,7 @@ class Shell:
             self._feed(Unmapped([key for key in gone if key not in still]))
         while self._unspawned:
             number, reason = self._unspawned.popleft()
-            self._feed(WorkerEnded(number, 0, None, None, reason))
+            self._feed(WorkerEnded(number, 0, None, NOT_STARTED, reason))
         if self._deadline is not None and self._deadline <= _now():
             self._feed(TimerDue())
         self._deadline = self.machine.next_deadline()

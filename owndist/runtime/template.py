@@ -32,7 +32,7 @@ from .setup import WorkerSetup
 RECORD = struct.Struct("<Bii")
 START, KILL, STARTED, ENDED, ADOPT = range(5)
 
-_SPAWN_FAILED = -1000  # an exit code that no process can have
+NOT_STARTED = -1000  # an exit code that no process can have
 
 
 def run_forked(control: socket.socket, setup: WorkerSetup) -> None:
@@ -67,7 +67,8 @@ def run_fresh(fd: int) -> None:
     main = types.ModuleType("__main__")
     main.__dict__["__builtins__"] = __builtins__
     sys.modules["__main__"] = sys.modules["__mp_main__"] = main
-    _serve(control, setup)
+    with control:
+        _serve(control, setup)
 
 
 def _read_exactly(control: socket.socket, size: int) -> bytes:
@@ -124,7 +125,9 @@ def _serve(control: socket.socket, setup: WorkerSetup) -> None:
                     _start(context, control, workers, numbers, poller, number, fds, setup)
                 elif operation == KILL:
                     process = workers.get(number)
-                    if process is not None:
+                    # Asked first, for it may have been reaped by the start of another one, and
+                    # its pid be somebody else's by now.
+                    if process is not None and process.exitcode is None:
                         os.kill(process.pid, argument)
                 elif operation == ADOPT:
                     _adopt(adopted, argument)
@@ -156,7 +159,7 @@ def _start(
         # The template has no descriptors left for them.
         for fd in fds:
             os.close(fd)
-        _tell(control, ENDED, number, _SPAWN_FAILED)
+        _tell(control, ENDED, number, NOT_STARTED)
         return
     inherited = [control.fileno(), *numbers]
     process = context.Process(
@@ -168,7 +171,7 @@ def _start(
         process.start()
     except OSError:
         # No process could be made (limits). The driver counts it as one that ended at once.
-        _tell(control, ENDED, number, _SPAWN_FAILED)
+        _tell(control, ENDED, number, NOT_STARTED)
         return
     finally:
         for fd in fds:

@@ -364,12 +364,24 @@ class Decoder:
         names, body = pickle.loads(self._bodies[key])
         if namespace.here.failed:
             namespace.check_names(names)
+        futures = 0
+
+        def make_future(address: Any) -> Any:
+            nonlocal futures
+            futures += 1
+            assert future_factory is not None
+            return future_factory(address)
+
         outer = here.future_factory
-        here.future_factory = future_factory
+        here.future_factory = make_future if future_factory is not None else None
         try:
             known = pickle.loads(body), names
         finally:
             here.future_factory = outer
+        if futures:
+            # It lives as long as the task, and is loaded anew for the next one: what is kept here
+            # would keep its futures, and with them their values.
+            return known
         self._functions[key] = known
         # The bytes have done their work.
         del self._bodies[key]

@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from tests.laws.helpers import SLACK
+from tests.store.test_store_full import needs_mounts
 
 from .conftest import StartScript
 
@@ -110,6 +111,7 @@ def test_sigkill_of_driver_and_template_leaves_no_process(start_script: StartScr
         os.unlink(f"/dev/shm/{name}")
 
 
+@needs_mounts
 def test_sigkill_of_a_driver_that_spills_leaves_no_file(start_script: StartScript) -> None:
     """Law 28: where /dev/shm is small, values go to files; these go with the driver, too."""
     script = start_script(

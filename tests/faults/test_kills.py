@@ -41,7 +41,7 @@ def plan(seed: int, count: int) -> Plan:
         choices = range(chance.randrange(4) if number else 0)
         takes = [chance.choice(chance.choice([near, far])) for _ in choices]
         size = chance.choice([0, 10, 1_000, 1_000, 5_000, 150_000])
-        effort = chance.choice([0, 0, 1, 5, 50])
+        effort = chance.choice([0, 5, 50, 100, 200])
         made.append((number, effort, size, takes))
     return made
 
@@ -100,8 +100,9 @@ def run_under_fire(seed: int, count: int, max_workers: int) -> int:
         with killing(template, seed, 0.05, 0.2) as killed:
             futures: list[Any] = []
             for number, effort, size, takes in steps:
-                taken = [futures[index] for index in takes]
-                futures.append(pool.submit(work, number, effort, size, *taken))
+                task = (number, effort, size, *[futures[index] for index in takes])
+                futures.append(pool.submit(work, *task))
+                del task
             got = [future.result(PATIENCE_S)[0] for future in futures]
         assert got == expected
         eventually(lambda: entries(pool) == count, "too many or too few are kept", SLACK)

@@ -16,7 +16,7 @@ MakePool = Callable[..., OwnershipExecutor]
 
 
 @pytest.fixture
-def make_pool(signals: list[Gate | Bell]) -> Iterator[MakePool]:  # noqa: F811
+def make_pool(signals: list[Gate | Bell]) -> Iterator[MakePool]:
     """Makes executors; at the end every gate is opened, so that shutting down cannot hang."""
     pools: list[OwnershipExecutor] = []
 

@@ -44,9 +44,7 @@ def test_a_borrowed_future_is_kept_by_the_worker_that_keeps_it(single: Ownership
     at_rest(single, 0)
 
 
-def test_a_borrow_of_what_is_still_to_come_ends_too(
-    pool: OwnershipExecutor, gate: Gate
-) -> None:
+def test_a_borrow_of_what_is_still_to_come_ends_too(pool: OwnershipExecutor, gate: Gate) -> None:
     """Laws 2 and 14: nobody ever asks, and everybody has let go when it comes."""
     future = pool.submit(tasks.pass_gate, gate.path, bytes(LARGE))
     pool.submit(tasks.is_future, pool.shared(future)).result(PATIENCE_S)
@@ -87,7 +85,7 @@ def test_a_borrowed_future_comes_back_as_the_owners(pool: OwnershipExecutor) -> 
 
 
 def test_a_borrower_hands_on_what_it_kept(single: OwnershipExecutor) -> None:
-    """Laws 2 and 14: keep it in one task, return it from another, after the owner had dropped it."""
+    """Laws 2 and 14: kept by one task, returned by another, when the owner had dropped it."""
     future = single.submit(tasks.make_bytes, 1)
     single.submit(tasks.keep, "borrowed", single.shared(future)).result(PATIENCE_S)
     del future
@@ -133,10 +131,12 @@ def test_the_same_reference_by_two_paths_counts_twice(single: OwnershipExecutor)
 
 def test_a_closure_that_borrows_lets_go(pool: OwnershipExecutor) -> None:
     """Laws 2 and 14: when the function is gone in the driver, so is the future that it holds."""
-    future = pool.submit(tasks.make_bytes, 1)
-    asking = pool.submit(lambda: tasks.total(future.result()))
-    assert asking.result(PATIENCE_S) == LARGE
-    del asking, future
+
+    def ask_by_closure() -> Any:
+        future = pool.submit(tasks.make_bytes, 1)
+        return pool.submit(lambda: tasks.total(future.result()))
+
+    assert ask_by_closure().result(PATIENCE_S) == LARGE
     at_rest(pool, 0)
 
 

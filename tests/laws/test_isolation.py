@@ -61,9 +61,7 @@ def test_futures_with_values_in_shared_memory_are_futures_like_any(
 # Law 52
 
 
-def test_nothing_waits_behind_a_long_task(
-    pool: OwnershipExecutor, gate: Gate, bell: Bell
-) -> None:
+def test_nothing_waits_behind_a_long_task(pool: OwnershipExecutor, gate: Gate, bell: Bell) -> None:
     """Law 52: also what was sent ahead, when calls of the same function used to be short."""
     for _ in range(50):
         pool.submit(tasks.pass_gate, "/dev/zero").result(PATIENCE_S)
@@ -291,9 +289,7 @@ def test_a_value_that_cannot_be_loaded_fails_only_its_reader(
 # Law 69
 
 
-def test_a_forked_child_cannot_corrupt_the_executor(
-    pool: OwnershipExecutor, gate: Gate
-) -> None:
+def test_a_forked_child_cannot_corrupt_the_executor(pool: OwnershipExecutor, gate: Gate) -> None:
     """Law 69: whatever it does with what it inherited, it is told no, and the parent goes on."""
     slow = pool.submit(tasks.pass_gate, gate.path, 1)
     large = [pool.submit(tasks.make_bytes, n) for n in range(5)]

@@ -96,20 +96,17 @@ def test_an_executor_that_ends_without_wait_leaves_nothing(gate: Gate) -> None:
 # Law 29
 
 
-def test_workers_killed_at_random_points_leave_nothing(
-    make_pool: MakePool, seed: int
-) -> None:
+def test_workers_killed_at_random_points_leave_nothing(make_pool: MakePool, seed: int) -> None:
     """Law 29: while values are written, read, mapped, kept and freed."""
     chance = random.Random(seed)
     pool = make_pool(3)
     view = pool.options(max_retries=1000)
     template = template_of(pool.submit(os.getpid).result(PATIENCE_S))
     done = threading.Event()
-    killed = 0
+    killed: list[int] = []
 
     def strike() -> None:
-        nonlocal killed
-        while not done.wait(chance.uniform(0.005, 0.06)):
+        while len(killed) < 60 and not done.wait(chance.uniform(0.005, 0.06)):
             victims = live_children(template)
             if victims:
                 victim = chance.choice(victims)
@@ -117,12 +114,13 @@ def test_workers_killed_at_random_points_leave_nothing(
                     victim.kill()
                 except psutil.NoSuchProcess:
                     continue  # it was quicker
-                killed += 1
+                killed.append(victim.pid)
 
     killer = threading.Thread(target=strike)
     killer.start()
     try:
-        while killed < 60:
+        while killer.is_alive():
+            assert template.is_running(), "the template has died of it"
             values = [view.submit(tasks.make_bytes, n, 300_000) for n in range(6)]
             values += [view.submit(tasks.plus_one, value) for value in values]
             kept = [view.submit(tasks.keep, str(n), v) for n, v in enumerate(values[:4])]

@@ -86,9 +86,7 @@ def test_a_value_with_a_future_inside_keeps_what_that_stands_for(pool: Ownership
 # Law 14
 
 
-def test_the_table_holds_what_is_held_and_nothing_else(
-    pool: OwnershipExecutor, seed: int
-) -> None:
+def test_the_table_holds_what_is_held_and_nothing_else(pool: OwnershipExecutor, seed: int) -> None:
     """Law 14: after any mix of tasks, failures, nests and drops."""
     chance = random.Random(seed)
     held: list[Any] = []
@@ -203,8 +201,7 @@ def test_copies_of_a_handle_count(pool: OwnershipExecutor, seed: int) -> None:
     for _ in range(5):
         first = pool.submit(tasks.make_bytes, 1)
         copies = [first] + [
-            pool.submit(tasks.echo, tasks.Holder(first)).result(PATIENCE_S).future
-            for _ in range(4)
+            pool.submit(tasks.echo, tasks.Holder(first)).result(PATIENCE_S).future for _ in range(4)
         ]
         del first
         random.Random(seed).shuffle(copies)

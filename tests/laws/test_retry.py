@@ -18,7 +18,6 @@ from tests.parity.conftest import Bell, Gate
 from . import tasks
 from .helpers import PATIENCE_S, at_rest, kill
 
-
 # Law 32
 
 
@@ -86,9 +85,7 @@ def test_finished_tasks_do_not_run_again_when_their_worker_dies(
     at_rest(pool, 0)
 
 
-def test_results_not_yet_sent_survive_their_worker(
-    single: OwnershipExecutor, diary: Path
-) -> None:
+def test_results_not_yet_sent_survive_their_worker(single: OwnershipExecutor, diary: Path) -> None:
     """Law 32: a worker collects replies; what it had finished is finished, whenever it dies."""
     for number in range(1, 30):
         single.submit(tasks.die_if_zero, os.devnull, number).result(PATIENCE_S)

@@ -20,14 +20,16 @@ def simulate(seed: int, record: bool = False) -> World:
         deaths=rng.choice((0, 0, 1, 2, 4)),
         record=record,
     )
-    operations = rng.randint(3, 24)
+    operations = rng.randint(3, 30)
+    borrows = rng.choice((0.1, 0.4, 0.9))  # how much of it is about futures that stay futures
+    short = rng.choice((0.3, 0.9))  # how many tasks are known to be short: those are sent ahead
     idle_chance = rng.choice((0.02, 0.1, 0.3))
     busy = rng.choice((0.05, 0.2, 0.6))  # how fast the program goes on
     shutdown_early = rng.random() < 0.2
     while operations:
         if rng.random() < busy or not world.choose(idle_chance):
             operations -= 1
-            _operate(world, rng)
+            _operate(world, rng, borrows, short)
     if shutdown_early:
         world.shutdown(cancel=rng.random() < 0.5)
     for object_id in list(world.promises):
@@ -52,12 +54,13 @@ def simulate(seed: int, record: bool = False) -> World:
     return world
 
 
-def _operate(world: World, rng: random.Random) -> None:
+def _operate(world: World, rng: random.Random, borrows: float, short: float) -> None:
     """One statement of the program."""
     draw = rng.random()
     done = [handle for handle in world.handles if handle in world.outcomes]
     if draw < 0.55 or not world.handles:
-        _submit(world, rng)
+        for _ in range(rng.choice((1, 1, 1, 4))):
+            _submit(world, rng, borrows, short)
     elif draw < 0.63:
         nested = _some(world, rng, 1) if rng.random() < 0.4 else ()
         world.put(rng.random() < 0.6, nested)
@@ -81,22 +84,24 @@ def _some(world: World, rng: random.Random, most: int) -> tuple[int, ...]:
     return tuple(rng.choice(recent) for _ in range(rng.randint(0, most))) if recent else ()
 
 
-def _submit(world: World, rng: random.Random) -> None:
+def _submit(world: World, rng: random.Random, borrows: float, short: float) -> None:
+    function = 1 if rng.random() < short else rng.choice((2, 3))
     judged = rng.random() < 0.3
     spec = Spec(
         world.new_id(),
         slots=_some(world, rng, 2),
-        nested=_some(world, rng, 2) if rng.random() < 0.4 else (),
+        nested=_some(world, rng, 2) if rng.random() < borrows else (),
         reads=rng.choice((0, 0, 1, 2)),
-        uses_globals=rng.random() < 0.4,
+        uses_globals=rng.random() < borrows,
         returns=rng.choice((INLINE, PARTS, STORED, STORED, ALIAS)),
         returns_futures=rng.random() < 0.3,
-        keeps_futures=rng.random() < 0.3,
+        keeps_futures=rng.random() < borrows,
         keeps_views=rng.random() < 0.2,
         raises=rng.choice((0, 0, 0, 1, 99)) if rng.random() < 0.4 else 0,
         judged=judged,
+        retried=judged and rng.random() < 0.8,
         max_retries=rng.choice((0, 1, 3)),
-        function=rng.randint(1, 3),
-        elapsed_ns=rng.choice((1_000, 1_000, 20_000, 5_000_000, 30_000_000)),
+        function=function,
+        elapsed_ns=(1_000, 1_000, 500_000, 30_000_000)[function],
     )
     world.submit(spec, args_stored=rng.random() < 0.4)

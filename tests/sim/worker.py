@@ -95,6 +95,19 @@ class SimWorker:
                 found.append(("drop_view", 1))
         return found
 
+    def private_action(self) -> str | None:
+        """A step that can happen and that no other process can tell from one that has not."""
+        if self.status == BOOTING:
+            return "boot"
+        job = self.job
+        if self.status != RUNNING or job is None:
+            return None
+        handed_futures = job.spec.nested or job.futures
+        silent = job.phase in ("taken", "reported") or (
+            job.phase in ("started", "loaded") and not handed_futures
+        )
+        return "work" if silent else None
+
     # -- steps
 
     def boot(self) -> None:

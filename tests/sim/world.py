@@ -178,8 +178,8 @@ class World:
             for name, weight in worker.actions():
                 found.append((number, name, weight))
             if worker.status in (DEAD, EXITED):
-                found.append((number, "ended", 4))
-            elif worker.up:
+                found.append((number, "ended", 2))
+            if worker.up:
                 found.append((number, "hear", 8))
         if self.judgements:
             found.append((DRIVER, "judge", 4))
@@ -217,7 +217,7 @@ class World:
                 getattr(worker, name)()
         elif name == "judge":
             command = self.judgements.pop(0)
-            self._feed(ErrorJudged(command.task, command.attempt, True))
+            self._feed(ErrorJudged(command.task, command.attempt, self.specs[command.task].retried))
         elif name == "timer":
             self._feed(TimerDue())
         elif name == "tell_unmapped":
