@@ -308,21 +308,6 @@ class Machine:
                 None,
             )
 
-    def _count_failed_start(self, report: WorkerEnded) -> None:
-        if report.exitcode is None or report.exitcode == _SIGKILL:
-            self._killed_starts += 1
-        else:
-            self._failed_starts += 1
-        if self.broken is None and (
-            self._failed_starts >= FAILED_STARTS or self._killed_starts >= KILLED_STARTS
-        ):
-            self._break(
-                f"{self._failed_starts + self._killed_starts} workers in a row ended before they "
-                f"were ready; the last one, pid {report.pid}, with exit status {report.exitcode}"
-                + (f"\n{report.stack}" if report.stack else ""),
-                None,
-            )
-
     # -- messages
 
     def _on_received(self, report: Received, now: int) -> None:

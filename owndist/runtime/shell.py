@@ -138,6 +138,12 @@ class Shell:
         """Lock held. Make the template, the store and the reader: the first task is here."""
         import tempfile
 
+        register: Any = threading._register_atexit  # type: ignore[attr-defined]
+        try:
+            register(_exit_hook(self))
+        except RuntimeError:
+            text = "cannot schedule new futures after interpreter shutdown"
+            raise RuntimeError(text) from None
         session = new_session()
         main = sys.modules["__main__"]
         inherits = self._method == "fork"
@@ -179,8 +185,6 @@ class Shell:
             self._pool.close()
             reader.close()
             raise
-        register: Any = threading._register_atexit  # type: ignore[attr-defined]
-        register(_exit_hook(self))
         self._started = True
 
     def _pack_initializer(self) -> tuple[InitPayload, tuple[int, ...]]:

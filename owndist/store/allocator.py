@@ -230,7 +230,8 @@ class Allocator:
             except OSError as error:
                 # No memory for more pages. An older value's pages in another arena may yet do;
                 # a new arena could not.
-                failure = error
+                # Without its traceback, which holds this frame, which would hold it.
+                failure = error.with_traceback(None)
                 continue
             if place is not None:
                 return place

@@ -270,14 +270,16 @@ class Store:
             try:
                 place = find(size)
             except OSError as error:
-                failure = error
+                # Without its traceback, which holds this frame, which would hold it.
+                failure = error.with_traceback(None)
                 continue
             try:
                 place.segment.write([(place.offset + offset, data) for offset, data in parts])
                 return place
             except OSError as error:
                 # Its room was reserved, so this is rare: a disk error, no more mappings.
-                failure = error
+                # Without its traceback, which holds this frame, which would hold it.
+                failure = error.with_traceback(None)
                 self._allocator.discard(place)
             except BaseException:
                 self._allocator.discard(place)

@@ -49,7 +49,7 @@ HOLDS = {
     "sleeping": "time.sleep(1000)",
     "computing": "while True: pass",
     "in a long call of C": "re.match('(a+)+$', 'a' * 64 + 'b')",
-    "sorting": "[sorted(bytes(200_000_000)) for _ in range(1000)]",
+    "sorting": "[sorted(bytes(20_000_000)) for _ in range(1000)]",
     "in a user thread that never ends": (
         "threading.Thread(target=time.sleep, args=(1000,)).start(); time.sleep(1000)"
     ),

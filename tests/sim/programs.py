@@ -17,7 +17,7 @@ def simulate(seed: int, record: bool = False) -> World:
         rng,
         max_workers=rng.choice((1, 1, 2, 2, 3)),
         max_tasks_per_worker=rng.choice((None, None, None, 1, 2, 5)),
-        deaths=rng.choice((0, 0, 1, 2, 4)),
+        deaths=rng.choice((0, 0, 1, 3, 8)),
         record=record,
     )
     operations = rng.randint(3, 30)
@@ -86,7 +86,8 @@ def _some(world: World, rng: random.Random, most: int) -> tuple[int, ...]:
 
 def _submit(world: World, rng: random.Random, borrows: float, short: float) -> None:
     function = 1 if rng.random() < short else rng.choice((2, 3))
-    judged = rng.random() < 0.3
+    raises = rng.choice((0, 0, 0, 1, 99)) if rng.random() < 0.4 else 0
+    judged = rng.random() < (0.6 if raises else 0.1)
     spec = Spec(
         world.new_id(),
         slots=_some(world, rng, 2),
@@ -97,7 +98,7 @@ def _submit(world: World, rng: random.Random, borrows: float, short: float) -> N
         returns_futures=rng.random() < 0.3,
         keeps_futures=rng.random() < borrows,
         keeps_views=rng.random() < 0.2,
-        raises=rng.choice((0, 0, 0, 1, 99)) if rng.random() < 0.4 else 0,
+        raises=raises,
         judged=judged,
         retried=judged and rng.random() < 0.8,
         max_retries=rng.choice((0, 1, 3)),

@@ -25,6 +25,7 @@ from owndist.core.commands import (
 )
 from owndist.core.ids import DRIVER, ExtentKey
 from owndist.core.machine import Machine
+from owndist.core.messages import TASK
 from owndist.core.reports import (
     CancelAsked,
     ErrorJudged,
@@ -46,7 +47,7 @@ from owndist.core.values import CANCELLED, READY
 
 from .memory import Memory, inline
 from .specs import Outcome, Spec, check_outcome, expected_text
-from .worker import BOOTING, DEAD, EXITED, SimWorker
+from .worker import DEAD, EXITED, RUNNING, SimWorker
 
 
 class World:
@@ -294,6 +295,8 @@ class World:
     def _feed(self, report: object) -> None:
         for command in self.feed(self.machine, report):
             if isinstance(command, Send):
+                if command.message[0] == TASK:
+                    self._check_wanted(command.message[1])
                 peer = self.workers.get(command.peer)
                 if peer is not None and peer.status not in (DEAD, EXITED):
                     peer.down.append(command.message)
@@ -317,6 +320,23 @@ class World:
                 self.drained = True
             else:
                 assert isinstance(command, Log)
+        self._check_borrowed()
+
+    def _check_wanted(self, task: int) -> None:
+        """What nobody wants any more is not sent to a worker (Law 65)."""
+        assert task not in self.cancels, f"task {task} is sent although it is to be cancelled"
+        fresh = not self.specs[task].history
+        assert not (self.cancelled_all and fresh), f"task {task} is sent after the shutdown"
+
+    def _check_borrowed(self) -> None:
+        """What a live worker borrows is kept (Laws 12, 17, 20)."""
+        entries = self.machine.references.entries
+        for worker in self.workers.values():
+            if worker.status == RUNNING:
+                for address in worker.machine.borrowing.objects:
+                    assert address.id in entries, (
+                        f"object {address.id} was freed; worker {worker.number} borrows it"
+                    )
 
     def _answered(self, command: CancelAnswered) -> None:
         asked = command.task in self.cancels
@@ -369,5 +389,3 @@ class World:
                 worker.drop_view()
         self.settle()
 
-
-__all__ = ["BOOTING", "World"]
