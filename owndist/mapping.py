@@ -21,6 +21,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING, Any
 
 from .errors import WorkerDied
+from .futures import Future
 from .runtime.chunks import ChunkCall, Outcome
 
 if TYPE_CHECKING:
@@ -60,10 +61,22 @@ def map_one_by_one(
                         futures.append(submit(fn, *item))
                 yield _result_of(futures.popleft(), end)
         finally:
-            for future in futures:
-                future.cancel()
+            cancel_all(futures)
 
     return results()
+
+
+def cancel_all(futures: Iterable[AnyFuture[Any]]) -> None:
+    """Nobody wants these results: what has not started need not run."""
+    by_driver: dict[Any, list[Future[Any]]] = {}
+    for future in futures:
+        cancel_soon = getattr(getattr(future, "_peer", None), "cancel_soon", None)
+        if cancel_soon is not None and isinstance(future, Future):
+            by_driver.setdefault(cancel_soon, []).append(future)
+        else:
+            future.cancel()  # made by somebody else's `submit`
+    for cancel_soon, own in by_driver.items():
+        cancel_soon(own)
 
 
 def _result_of(future: AnyFuture[Any], end: float | None) -> Any:
@@ -296,5 +309,4 @@ class _Run:
         self._cancelled = True
         with self._changed:
             futures = dict.fromkeys(f for f in self._futures if f is not None)
-        for future in futures:
-            future.cancel()
+        cancel_all(futures)

@@ -37,6 +37,7 @@ from .messages import (
     FREE,
     INIT_FAILED,
     OUTCOME,
+    PINNED,
     RECALL,
     RECALLED,
     RELEASE,
@@ -137,6 +138,7 @@ class Machine:
             FREE: self._on_free,
             RELEASE: self._on_release,
             UNMAPPED: self._on_unmapped,
+            PINNED: self._on_pinned,
             BORROW: self._on_borrow,
             OUTCOME: self._on_outcome,
             BLOCKED: self._on_blocked,
@@ -355,6 +357,10 @@ class Machine:
     def _on_release(self, peer: ProcessNumber, message: Message, now: int) -> None:
         for object_id, token in message[1]:
             self.references.drop_borrower(object_id, peer, token)
+
+    def _on_pinned(self, peer: ProcessNumber, message: Message, now: int) -> None:
+        for key in message[1]:
+            self.references.pin(peer, key)
 
     def _on_unmapped(self, peer: ProcessNumber, message: Message, now: int) -> None:
         for key in message[1]:

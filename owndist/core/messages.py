@@ -25,6 +25,7 @@ Executor to owner
                   namespace entries that its readers need
     RECALLED  asked, given              the answer to RECALL
     RELEASE   ((object, token), ...)    the borrower has dropped its last handle
+    PINNED    ((number, serial), ...)   these extents are mapped here, beyond any task
     UNMAPPED  ((number, serial), ...)   the last mapping of these extents is gone
     BORROW    object                    tell me its outcome
     BLOCKED   object                    the running task waits for this object
@@ -38,4 +39,6 @@ from typing import Any
 Message = tuple[Any, ...]
 
 TASK, DEFINE, ENTRY, RECALL, FREE, OUTCOME, STOP, FORGET = range(1, 9)
-ALIVE, INIT_FAILED, DONE, RECALLED, RELEASE, UNMAPPED, BORROW, BLOCKED, UNBLOCKED = range(20, 29)
+ALIVE, INIT_FAILED, DONE, RECALLED, RELEASE, UNMAPPED, BORROW, BLOCKED, UNBLOCKED, PINNED = range(
+    20, 30
+)

@@ -175,7 +175,7 @@ class Submission:
             worker = leasing.pick(cost)
             if worker is None:
                 if leasing.slots_used < leasing.max_workers:
-                    for number in leasing.spawn_for(len(ready)):
+                    for number in leasing.spawn_for(len(ready), self._any_wanted):
                         self._commands.append(Spawn(number))
                 return
             ready.popleft()
@@ -208,6 +208,9 @@ class Submission:
                     ),
                 )
             )
+
+    def _any_wanted(self) -> bool:
+        return any(task.wanted for task in self.ready if task.state == T_READY)
 
     def want(self, object_id: ObjectId) -> None:
         """A worker waits for this object: its task, and those that it waits for, go first."""
@@ -372,9 +375,7 @@ class Submission:
                 if task.cancel_asked:
                     self._commands.append(CancelAnswered(task.id, False))
                 self.failed += 1
-                self.settle(
-                    task, FAILED, (DIED, (pid, exitcode, task.charged, stack), task.name)
-                )
+                self.settle(task, FAILED, (DIED, (pid, exitcode, task.charged, stack), task.name))
         worker.queue.clear()
 
     # -- outcomes
@@ -393,7 +394,8 @@ class Submission:
             if task.state == T_OVER:
                 continue
             if task.state == T_WAITING:
-                self._leave_waiting(task)
+                # It stays among the `dependents` of what it waits for, and is passed over there:
+                # taking it out costs a walk through all the others.
                 self.failed += status == FAILED
             if status == CANCELLED:
                 self.cancelled += 1
@@ -404,6 +406,7 @@ class Submission:
             dependents = self.settle_entry(entry, status, value, nested)
             if type(task.args) is tuple:
                 references.drop(task.args)
+            task.args = b""
             for object_id in task.slots:
                 references.drop_argument(object_id)
             for object_id in task.nested:
@@ -440,12 +443,6 @@ class Submission:
                     else:
                         self.ready.append(task)
         return dependents
-
-    def _leave_waiting(self, task: Task) -> None:
-        for object_id in task.slots:
-            entry = self.references.entries.get(object_id)
-            if entry is not None and entry.dependents:
-                entry.dependents = [other for other in entry.dependents if other is not task]
 
     # -- cancelling
 

@@ -6,7 +6,7 @@ import functools
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
 from concurrent.futures import Future as AnyFuture
 from typing import Any
@@ -58,6 +58,10 @@ _CANCEL_WAIT_S = 1.0
 _now = time.monotonic_ns
 
 
+class _Forgotten(Exception):
+    """A definition that a task needs was forgotten before the task was known."""
+
+
 class Driver(Shell):
     """What the executor and its futures call. Any thread may."""
 
@@ -76,6 +80,20 @@ class Driver(Shell):
         Args:
             continued: it goes on with a batched map that was begun before any `shutdown`.
         """
+        while True:
+            try:
+                return self._submit(fn, args, kwargs, options, continued)
+            except _Forgotten:
+                continue
+
+    def _submit(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: TaskOptions,
+        continued: bool,
+    ) -> Future[Any]:
         if not continued:
             self._ready()
         name = options.name
@@ -99,6 +117,11 @@ class Driver(Shell):
                 if self.machine.closing:
                     self._discard(value)
                     raise RuntimeError("cannot schedule new futures after shutdown")
+                known = self._encoder.definitions
+                if key not in known or not all(map(known.__contains__, entries)):
+                    # Another thread has just had definitions forgotten. Once more.
+                    self._discard(value)
+                    raise _Forgotten
                 slot_ids: tuple[int, ...] = ()
                 foreign: list[tuple[int, AnyFuture[Any]]] = []
                 if slots:
@@ -301,19 +324,37 @@ class Driver(Shell):
                 self._cancels.setdefault(task, []).append(ticket)
                 self._feed(CancelAsked(task))
                 self._pool.flush()
+                if ticket.cancelled is None:
+                    ticket.answered = threading.Event()  # its worker is asked
             except Exception:
                 self._halfway = False
                 raise
             self._halfway = False
-        if self._reader.is_current():
-            self._reader.pump(ticket.answered.is_set, _CANCEL_WAIT_S)
-        else:
-            ticket.answered.wait(_CANCEL_WAIT_S)
+        if ticket.answered is not None:
+            if self._reader.is_current():
+                self._reader.pump(ticket.answered.is_set, _CANCEL_WAIT_S)
+            else:
+                ticket.answered.wait(_CANCEL_WAIT_S)
         if ticket.cancelled:
             future._complete(CANCELLED, None)
         if self._completions:
             self._reader.poke()
-        return ticket.cancelled
+        return bool(ticket.cancelled)
+
+    def cancel_soon(self, futures: Iterable[Future[Any]]) -> None:
+        """Keep these from running, if they have not started; nobody waits for the answers."""
+        if os.getpid() != self.pid:
+            return
+        with self._lock:
+            if self.ended.is_set():
+                return
+            self._begin_change()
+            for future in futures:
+                if not future._is_settled():
+                    self._feed(CancelAsked(self._id_of(future)))
+            self._pool.flush()
+            self._halfway = False
+        self._reader.poke()
 
     def _id_of(self, future: AnyFuture[Any]) -> int:
         """The id of a future of this process's own."""

@@ -48,7 +48,8 @@ class Reader:
         self._thread = threading.Thread(target=self._run, name="owndist-driver")
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread. The first thing it does is its owner's chores."""
+        self.poke()
         self._thread.start()
 
     def is_current(self) -> bool:

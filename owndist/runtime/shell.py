@@ -60,6 +60,7 @@ from ..store.local import Store
 from ..store.segments import unlink_segment
 from ..wire.failures import exception_of
 from ..wire.functions import Encoder
+from ..wire.inherited import is_compared
 from .pool import WorkerPool
 from .reader import Reader
 from .setup import InitPayload, WorkerSetup, cache_limit_bytes, new_session
@@ -136,6 +137,20 @@ class Shell:
 
     def _start(self) -> None:
         """Lock held. Make the template, the store and the reader: the first task is here."""
+        self._begin_change()
+        # A Ctrl-C in the middle would leave half an executor. If there are no other threads that
+        # take signals, they wait; if there are, the reader finds what happened and ends.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            self._make_parts()
+        except Exception:
+            self._halfway = False
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        self._halfway = False
+
+    def _make_parts(self) -> None:
         import tempfile
 
         register: Any = threading._register_atexit  # type: ignore[attr-defined]
@@ -411,6 +426,8 @@ class Shell:
         with self._lock:
             if not self._started:
                 self.machine.closing = True
+                if self._halfway and hasattr(self, "_pool"):
+                    self._pool.close()  # a Ctrl-C struck before there was a reader
                 self.ended.set()
             return not self._started
 
@@ -491,25 +508,28 @@ def _interrupted() -> BrokenProcessPool:
 def _what_is_inherited(main: ModuleType) -> dict[str, Any]:
     """What of `__main__` forked workers will have, and tasks may refer to by name.
 
-    Functions, classes and modules; not the script's data, which this would keep alive.
+    Functions, classes, modules and numbers; not the script's data, which this would keep alive.
     """
-    return {
-        name: value
-        for name, value in vars(main).items()
-        if hasattr(value, "__qualname__") or isinstance(value, ModuleType)
-    }
+    return {name: value for name, value in vars(main).items() if is_compared(value)}
 
 
 class Ticket:
-    """Somebody waits to hear whether a task was cancelled."""
+    """Somebody wants to hear whether a task was cancelled.
+
+    Attributes:
+        cancelled: the answer, or None.
+        answered: set with the answer; made when there is none at once.
+    """
 
     def __init__(self) -> None:
-        self.answered = threading.Event()
-        self.cancelled = False
+        self.cancelled: bool | None = None
+        self.answered: threading.Event | None = None
 
     def answer(self, cancelled: bool) -> None:
+        """Say whether the task was cancelled."""
         self.cancelled = cancelled
-        self.answered.set()
+        if self.answered is not None:
+            self.answered.set()
 
 
 def _exit_hook(driver: Shell) -> Callable[[], None]:

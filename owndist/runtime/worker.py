@@ -318,6 +318,11 @@ class Worker:
     def _forget_dropped(self) -> None:
         """Lock held. Tell the machine of handles that are gone."""
         if self._dropped:
+            # A release may follow. The views that are left must be known before it: a thread of
+            # the user's may keep the array and not the future.
+            pins = self._new_pins()
+            if pins:
+                self._queue_reply((m.PINNED, pins))
             dropped = []
             while self._dropped:
                 dropped.append(self._dropped.popleft())

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import namespace
 from .definitions import Definitions
+from .inherited import Binding, inherited_bindings, still_bound
 from .namespace import (
     MAIN_MARK,
     MAIN_NAMES,
@@ -84,6 +85,9 @@ class Encoder:
         # What `function` returned for by-value functions, with a witness that they did not
         # change. Weak, for closures hold what the user wants gone. Made when first needed.
         self._witnessed: MutableMapping[FunctionType, Remembered] | None = None
+        # Functions of `__main__` that forked workers have inherited: their key, the globals they
+        # use, and how many names had been sent to workers by then.
+        self._as_inherited: dict[FunctionType, tuple[int, list[Binding], int]] = {}
         # (module, qualified name) of the functions that were warned about.
         self._warned: set[tuple[str, str]] = set()
 
@@ -159,6 +163,16 @@ class Encoder:
         self._definitions.forget(keep)
 
     def _define(self, fn: Any) -> tuple[int, tuple[int, ...], tuple[Any, ...]]:
+        as_inherited = self._as_inherited.get(fn) if type(fn) is FunctionType else None
+        if as_inherited is not None:
+            key, bindings, bound = as_inherited
+            if (
+                bound == len(self._definitions.bound_names)
+                and key in self.definitions
+                and still_bound(bindings, fn.__globals__)
+            ):
+                return key, (), ()
+            del self._as_inherited[fn]
         known = self._recall(fn)
         if known is not None and known.witness is not None and known.witness.holds():
             return known.key, known.entries, ()
@@ -169,7 +183,11 @@ class Encoder:
             plain = self._by_reference(fn)
             if plain is not None:
                 key = self._definitions.add_function(plain, ())
-                if _cannot_change(fn):
+                if type(fn) is FunctionType and fn.__module__ in MAIN_NAMES:
+                    found = self._inherited_bindings(fn)
+                    if found is not None:
+                        self._as_inherited[fn] = key, found, len(self._definitions.bound_names)
+                elif _cannot_change(fn):
                     if len(self._remembered) >= _REMEMBER:
                         self._remembered.clear()
                     self._remembered[fn] = key, (), ()
@@ -192,6 +210,20 @@ class Encoder:
                 None, witness, False, key, entries, len(self._definitions.bound_names)
             )
         return key, entries, tuple(futures)
+
+    def _dump_inherited(
+        self, obj: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None
+    ) -> bytes:
+        assert self._inherited is not None
+        file = io.BytesIO()
+        had = self._definitions.bound_names
+        InheritedPickler(file, buffer_callback, self._inherited, had).dump(obj)
+        return file.getvalue()
+
+    def _inherited_bindings(self, fn: FunctionType) -> list[Binding] | None:
+        if self._inherited is None:
+            return None
+        return inherited_bindings(fn, self._inherited, self._definitions.bound_names)
 
     def _recall(self, fn: Any) -> Remembered | None:
         """Return what is remembered of a by-value function, if it is still to be had."""
@@ -247,13 +279,15 @@ class Encoder:
                 return None
             if fn.__module__ in MAIN_NAMES:
                 name = None if self._inherited is None else name_in(self._inherited, fn)
-                return None if name is None else _dumps(Call(inherited_object, (name,)), 5)
+                if name is None or self._inherited_bindings(fn) is None:
+                    return None
+                return _dumps(Call(inherited_object, (name,)), 5)
         try:
             plain = _dumps(fn, 5)
             if MAIN_MARK not in plain:
                 return None if may_be_by_value(plain) else plain
             if self._inherited is not None:
-                return _dump_inherited(fn, None, self._inherited)
+                return self._dump_inherited(fn, None)
         except Exception:
             # What plain pickle cannot do goes by value; if that fails too, its error is reported.
             pass
@@ -269,7 +303,7 @@ class Encoder:
             if self._inherited is not None:
                 buffers: list[pickle.PickleBuffer] = []
                 try:
-                    head = _dump_inherited(lifted, buffers.append, self._inherited)
+                    head = self._dump_inherited(lifted, buffers.append)
                     if not may_be_by_value(head):
                         return Encoded(head, buffers, (), futures)
                 except Exception:
@@ -396,16 +430,6 @@ def _cannot_change(fn: Any) -> bool:
         or isinstance(fn, type)
         or (kind is BuiltinFunctionType and isinstance(fn.__self__, (ModuleType, type(None))))
     )
-
-
-def _dump_inherited(
-    obj: Any,
-    buffer_callback: Callable[[pickle.PickleBuffer], Any] | None,
-    inherited: Mapping[str, Any],
-) -> bytes:
-    file = io.BytesIO()
-    InheritedPickler(file, buffer_callback, inherited).dump(obj)
-    return file.getvalue()
 
 
 def _name_of(fn: Any) -> str:

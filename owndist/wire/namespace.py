@@ -20,9 +20,11 @@ from __future__ import annotations
 import functools
 import pickle
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from types import FunctionType
 from typing import Any
+
+from .inherited import inherited_bindings
 
 # Occurs in a pickle whenever it names something of `__main__`, or of `__mp_main__`, as the same
 # module is called in the children of multiprocessing.
@@ -201,9 +203,12 @@ class InheritedPickler(pickle.Pickler):
         file: Any,
         buffer_callback: Callable[[pickle.PickleBuffer], Any] | None,
         inherited: Mapping[str, Any],
+        bound_since: Container[str] | None = None,
     ) -> None:
         super().__init__(file, 5, buffer_callback=buffer_callback)
         self._inherited = inherited
+        # In the driver, names that workers may have rebound; None in a worker, whose own is right.
+        self._bound_since = bound_since
 
     def reducer_override(self, obj: Any) -> Any:
         """Reduce what belongs to `__main__`; leave the rest to stock pickle."""
@@ -212,7 +217,11 @@ class InheritedPickler(pickle.Pickler):
             and getattr(obj, "__module__", None) in MAIN_NAMES
         ):
             name = name_in(self._inherited, obj)
-            if name is None:
+            if name is None or (
+                self._bound_since is not None
+                and type(obj) is FunctionType
+                and inherited_bindings(obj, self._inherited, self._bound_since) is None
+            ):
                 raise NeedsByValue(obj)
             return inherited_object, (name,)
         return NotImplemented

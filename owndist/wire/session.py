@@ -18,6 +18,7 @@ from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .definitions import Definitions
+from .inherited import inherited_bindings
 from .namespace import (
     MAIN_MARK,
     Call,
@@ -142,7 +143,11 @@ class Session:
         """Refer to a function or class of `__main__`, or return None to have it pickled whole."""
         if self._inherited is not None:
             name = name_in(self._inherited, obj)
-            if name is not None:
+            had = self._definitions.bound_names
+            if name is not None and (
+                type(obj) is not FunctionType
+                or inherited_bindings(obj, self._inherited, had) is not None
+            ):
                 return inherited_object, (name,)
         name = name_in(self._main, obj)
         if name is None:
@@ -169,10 +174,18 @@ class Session:
         """Say whether the workers must be told of a global: not if they began with it."""
         if name in self._done:
             return False
+        return name in self._definitions.bound_names or not self._is_as_inherited(
+            name, self._used[name]
+        )
+
+    def _is_as_inherited(self, name: str, value: Any) -> bool:
+        """Say whether a global is what forked workers began with, and so is what it uses."""
+        if self._inherited is None or self._inherited.get(name, _MISSING) is not value:
+            return False
+        had = self._definitions.bound_names
         return (
-            self._inherited is None
-            or self._inherited.get(name, _MISSING) is not self._used[name]
-            or name in self._definitions.bound_names
+            type(value) is not FunctionType
+            or inherited_bindings(value, self._inherited, had) is not None
         )
 
     def _entry(self, name: str) -> int:
@@ -250,7 +263,7 @@ class Session:
         value = self._value(name)
         if len(names) > 1:
             value = Group({name: self._value(name) for name in names})
-        elif self._inherited is not None and self._inherited.get(name, _MISSING) is value:
+        elif self._is_as_inherited(name, value):
             # Bound again to what it was at first: only its name is sent.
             return _dumps(Call(inherited_object, (name,)), 5)
         elif not isinstance(value, (type, FunctionType, ModuleType)):

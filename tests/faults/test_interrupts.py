@@ -132,9 +132,9 @@ with OwnershipExecutor(2, context) as pool:
     os.mkfifo(bell)
     future = pool.submit(slow, bell)
     workers = {pool.submit(os.getpid).result() for _ in range(20)}
-    print("ready", flush=True)
-    for _ in range(2):
+    for about_to_wait in ("ready", "ready again"):
         try:
+            print(about_to_wait, flush=True)
             future.result()
         except KeyboardInterrupt:
             print("caught", flush=True)
@@ -147,9 +147,11 @@ with OwnershipExecutor(2, context) as pool:
 """
     )
     assert script.process.stdout is not None
-    for _ in range(2):
-        interrupt(script.process.pid)
-        assert script.process.stdout.readline() == "caught\n"
+    interrupt(script.process.pid)
+    assert script.process.stdout.readline() == "caught\n"
+    assert script.process.stdout.readline() == "ready again\n"
+    interrupt(script.process.pid)
+    assert script.process.stdout.readline() == "caught\n"
     assert script.process.stdout.read() == "result the value\nsame True\ndied 0\n"
     assert script.process.wait(PATIENCE_S) == 0
     assert script.errors.read_text() == ""

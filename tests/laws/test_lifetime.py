@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
 
@@ -109,16 +110,13 @@ def test_the_table_holds_what_is_held_and_nothing_else(pool: OwnershipExecutor, 
         chance.shuffle(held)
         while len(held) > 40:
             held.pop()
-    for future in held:
-        if not future.cancelled():
-            future.exception(PATIENCE_S)
-    eventually(lambda: not pool.statistics().workers or entries(pool) >= len(held), "too few")
+    assert wait(held, PATIENCE_S).not_done == set()
     # What futures inside of values stand for is kept beside what is held.
     chance.shuffle(held)
     while held:
         held.pop()
         assert entries(pool) >= len(held)
-    del future, given
+    del given
     at_rest(pool, 0)
 
 

@@ -1,7 +1,7 @@
-"""Bugs planted on purpose, one at a time: does the simulator find each? `python -m tests.sim.mutations`
+"""Bugs planted on purpose, one at a time: does the simulator find each?
 
 Every mutation is a replacement of a few words in a copy of `owndist/core`. A simulator that misses
-one says nothing about that part of the protocol.
+one says nothing about that part of the protocol. `python -m tests.sim.mutations [most seeds]`
 """
 
 from __future__ import annotations

@@ -68,8 +68,10 @@ def check_outcome(
     bad_slots = [s for s in spec.slots if outcomes[s][0] != READY]
     if bad_slots:
         assert starts == 0, f"ran although an argument failed: {story}"
-        assert status in {outcomes[s][0] for s in bad_slots} or spec.cancel_granted or (
-            cancelled_all and status == CANCELLED
+        assert (
+            status in {outcomes[s][0] for s in bad_slots}
+            or spec.cancel_granted
+            or (cancelled_all and status == CANCELLED)
         ), story
         return
     if status == READY:

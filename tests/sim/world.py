@@ -289,7 +289,8 @@ class World:
         commands = machine.handle(report, self.now)
         machine.check()
         if self.log is not None:
-            self.log.update(f"{self.now} {machine.number} {report} {commands}\n".encode())
+            text = [sorted(c.keep) if isinstance(c, SweepDead) else c for c in commands]
+            self.log.update(f"{self.now} {machine.number} {report} {text}\n".encode())
         return commands
 
     def _feed(self, report: object) -> None:
@@ -388,4 +389,3 @@ class World:
             while worker.kept_views:
                 worker.drop_view()
         self.settle()
-
