@@ -21,7 +21,7 @@ Ownership paper's own latency figures use 100 tasks in flight per worker.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from .ids import ProcessNumber, TaskId
@@ -84,16 +84,16 @@ class Leasing:
         self.slots_used = 0  # workers in STARTING, UP or LAST
         self._last_number = 0
 
-    def spawn_for(self, ready: int, wanted: Callable[[], bool]) -> list[ProcessNumber]:
-        """Numbers of the workers to start now, when so many tasks are ready and found none.
-
-        `wanted` says whether a worker waits for one of those tasks.
-        """
+    def spawn_for(self, ready: Collection[Task]) -> list[ProcessNumber]:
+        """Numbers of the workers to start now, when these tasks are ready and found none."""
         numbers = []
         while (
             self.slots_used < self.max_workers
-            and self.starting < ready
-            and (len(self.workers) < self.max_processes or (not self.slots_used and wanted()))
+            and self.starting < len(ready)
+            and (
+                len(self.workers) < self.max_processes
+                or (not self.slots_used and any(task.wanted for task in ready))
+            )
         ):
             self._last_number += 1
             worker = Worker(self._last_number)

@@ -175,7 +175,7 @@ class Submission:
             worker = leasing.pick(cost)
             if worker is None:
                 if leasing.slots_used < leasing.max_workers:
-                    for number in leasing.spawn_for(len(ready), self._any_wanted):
+                    for number in leasing.spawn_for(ready):
                         self._commands.append(Spawn(number))
                 return
             ready.popleft()
@@ -208,9 +208,6 @@ class Submission:
                     ),
                 )
             )
-
-    def _any_wanted(self) -> bool:
-        return any(task.wanted for task in self.ready if task.state == T_READY)
 
     def want(self, object_id: ObjectId) -> None:
         """A worker waits for this object: its task, and those that it waits for, go first."""
@@ -298,8 +295,7 @@ class Submission:
             or task.attempt != attempt
             or task.state != T_SENT
         ):
-            # Stale. If the value is stored, its memory goes with the worker: whether it is new or
-            # another name for what has been freed before cannot be told here.
+            # Stale. A stored value's memory goes with its worker: it may have been freed before.
             return
         leasing = self.leasing
         del worker.queue[task_id]
@@ -394,8 +390,7 @@ class Submission:
             if task.state == T_OVER:
                 continue
             if task.state == T_WAITING:
-                # It stays among the `dependents` of what it waits for, and is passed over there:
-                # taking it out costs a walk through all the others.
+                # It stays among `dependents`, to be passed over: taking it out is a walk for each.
                 self.failed += status == FAILED
             if status == CANCELLED:
                 self.cancelled += 1

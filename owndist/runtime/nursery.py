@@ -129,6 +129,11 @@ class Nursery:
 
     def close(self) -> None:
         """Tell the template that this is the end, and wait until it has cleaned up."""
+        try:
+            # Not only closed: a process that was forked at the wrong moment may have a copy.
+            self._control.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the template is gone
         self._control.close()
         try:
             os.waitpid(self.pid, 0)
@@ -206,6 +211,8 @@ def _send_setup(ours: socket.socket, setup: WorkerSetup) -> None:
 
     preparation: dict[str, Any] = spawn.get_preparation_data("OwndistTemplate")
     # The script is not run again in the workers: what a task needs of __main__ travels with it.
+    # Only where the script lies is told: a task may start processes by multiprocessing itself.
+    preparation["owndist_main_file"] = getattr(sys.modules["__main__"], "__file__", None)
     preparation.pop("init_main_from_name", None)
     preparation.pop("init_main_from_path", None)
     # Process.authkey refuses to be pickled outside multiprocessing's own spawning.

@@ -179,7 +179,7 @@ class Shell:
             method=self._method,
         )
         # Before any thread of ours exists: under fork the template inherits a quiet process.
-        reader = Reader(self)
+        self._reader = reader = Reader(self)
         try:
             self._pool = WorkerPool(setup, keep_fds, self._encoder, reader.selector, self._feed)
         except BaseException:
@@ -192,7 +192,6 @@ class Shell:
             cache_limit_bytes=setup.cache_limit_bytes,
             on_unmapped=reader.poke,
         )
-        self._reader = reader
         try:
             reader.start()
         except BaseException:
@@ -491,11 +490,13 @@ class Shell:
 
     def let_go_in_child(self) -> None:
         """In a process forked from the driver: nothing here is ours."""
-        if self.pid == -1 or not self._started or self.ended.is_set():
+        if self.pid == -1 or self.ended.is_set():
             return  # a worker is forked from a template that has done this already
         self.pid = -1
-        self._pool.let_go()
-        self._reader.close()
+        if hasattr(self, "_pool"):
+            self._pool.let_go()
+        if hasattr(self, "_reader"):
+            self._reader.close()
 
 
 def _interrupted() -> BrokenProcessPool:

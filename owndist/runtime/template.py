@@ -57,6 +57,7 @@ def run_fresh(fd: int) -> None:
     control = socket.socket(fileno=fd)
     size = struct.unpack("<I", _read_exactly(control, 4))[0]
     preparation, setup = pickle.loads(_read_exactly(control, size))
+    main_file = preparation.pop("owndist_main_file")
     from multiprocessing import spawn
 
     spawn.prepare(preparation)
@@ -66,6 +67,8 @@ def run_fresh(fd: int) -> None:
     # script itself is never run again.
     main = types.ModuleType("__main__")
     main.__dict__["__builtins__"] = __builtins__
+    if main_file is not None:
+        main.__file__ = main_file
     sys.modules["__main__"] = sys.modules["__mp_main__"] = main
     with control:
         _serve(control, setup)

@@ -169,7 +169,7 @@ def test_workers_killed_at_random_points_leave_nothing(make_pool: MakePool, seed
     at_rest(pool, 0)
     before_end = pool.statistics()
     assert before_end.tasks_failed == 0
-    assert before_end.workers_died >= 60
+    assert before_end.workers_died >= len(set(killed))  # one may be hit twice before it is gone
 
 
 def view_of(pool: OwnershipExecutor, futures: list[Any]) -> Any:

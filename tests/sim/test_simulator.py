@@ -20,7 +20,6 @@ from .programs import simulate
 
 # {seed: the fault that it shows when it is planted, see `mutations`}. Most had been there.
 REGRESSIONS = {
-    329: "an error that came twice was believed while its task ran elsewhere",
     269: "what stood behind a task that waits was not called back: for ever, if it waits for that",
     35: "two borrowers of one object were taken for one",
     219: "memory was freed under a view, because a release overtook the news of the view",

@@ -158,7 +158,8 @@ class SimWorker:
 
     def die(self) -> None:
         """SIGKILL. It may hit between the sending of the outbox and its clearing."""
-        if self.outbox and self.world.rng.random() < 0.5:
+        sending = self.job is None or self.job.phase != "reported"
+        if self.outbox and sending and self.world.rng.random() < 0.5:
             self.up.extend(self.outbox)
         self.status = DEAD
         self.down.clear()

@@ -1,0 +1,194 @@
+"""What hostile or unlucky programs do; each of these once hung, lost a task or ran for ever."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import wait
+
+import pytest
+
+from owndist import OwnershipExecutor
+from owndist.errors import WorkerDied
+
+FORK = multiprocessing.get_context("fork")
+PATIENCE_S = 60
+
+
+def identity(value):  # type: ignore[no-untyped-def]
+    return value
+
+
+def close_everything(path: str) -> str:
+    """As programs do that make themselves daemons."""
+    os.closerange(3, 256)
+    return path
+
+
+def close_everything_and_stay(path: str) -> None:
+    os.closerange(3, 256)
+    fd = os.open(path, os.O_RDONLY)
+    os.read(fd, 1)  # nobody ever writes
+
+
+def leave_a_child_and_die(path: str) -> None:
+    if os.fork() == 0:
+        fd = os.open(path, os.O_RDONLY)
+        os.read(fd, 1)  # until the test lets it go
+        os._exit(0)
+    os.kill(os.getpid(), 9)
+
+
+def ask(future) -> int:  # type: ignore[no-untyped-def]
+    return future.result() + 1
+
+
+@pytest.fixture
+def fifo(tmp_path):  # type: ignore[no-untyped-def]
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    # Held open for writing, so that readers wait; closed at the end, so that they go.
+    fd = os.open(path, os.O_RDWR)
+    yield str(path)
+    os.close(fd)
+
+
+def test_the_last_task_of_a_burst_runs_although_nobody_asks_for_results() -> None:
+    """Law 52: a task left unsent in a burst is sent when the burst is over."""
+    with OwnershipExecutor(2, FORK) as pool:
+        for _ in range(40):
+            futures = [pool.submit(identity, number) for number in range(96)]
+            wait(futures, timeout=PATIENCE_S)
+            last = pool.submit(identity, -1)
+            assert wait([last], timeout=PATIENCE_S).done == {last}
+
+
+def test_a_task_that_closes_all_descriptors_is_not_run_for_ever() -> None:
+    """Law 33: its reply is found in the crash record, or each try is charged."""
+    with OwnershipExecutor(1, FORK) as pool:
+        closing = pool.submit(close_everything, "x")
+        error = closing.exception(PATIENCE_S)
+        assert error is None or isinstance(error, WorkerDied)
+        assert pool.statistics().workers_died <= 4
+        assert pool.submit(identity, 1).result(PATIENCE_S) == 1
+
+
+def test_a_task_that_closes_all_descriptors_and_stays_is_ended(fifo: str) -> None:
+    """Law 46: nobody would ever hear of it again."""
+    with OwnershipExecutor(2, FORK) as pool:
+        deaf = pool.options(max_retries=0).submit(close_everything_and_stay, fifo)
+        with pytest.raises(WorkerDied):
+            deaf.result(PATIENCE_S)
+        assert pool.submit(identity, 1).result(PATIENCE_S) == 1
+
+
+def test_a_death_is_noticed_although_a_child_of_the_task_lives_on(fifo: str) -> None:
+    """Laws 32 and 36: the child holds the dead worker's pipes open."""
+    with OwnershipExecutor(1, FORK) as pool:
+        died = pool.options(max_retries=0).submit(leave_a_child_and_die, fifo)
+        with pytest.raises(WorkerDied):
+            died.result(PATIENCE_S)
+        assert pool.submit(identity, 2).result(PATIENCE_S) == 2
+        with open(fifo, "wb", buffering=0) as writer:
+            writer.write(b"x")  # lets the child go
+
+
+def test_more_waiting_tasks_than_processes_are_allowed_do_not_hang(fifo: str) -> None:
+    """Law 46: a task that another one waits for can always run."""
+    with OwnershipExecutor(1, FORK) as pool:
+        first = pool.submit(identity, 1)
+        wanted = pool.submit(identity, first)
+        asking = [pool.submit(ask, pool.shared(wanted)) for _ in range(12)]
+        assert [future.result(PATIENCE_S) for future in asking] == [2] * 12
+
+
+def test_many_callbacks_that_wait_for_another_future_all_run() -> None:
+    """Each one reads on for itself; they do not nest."""
+    with OwnershipExecutor(2, FORK) as pool:
+        last: list[object] = []
+        ready = threading.Event()
+        seen: list[int] = []
+
+        def callback(_: object) -> None:
+            ready.wait(PATIENCE_S)
+            seen.append(last[0].result(PATIENCE_S))  # type: ignore[attr-defined]
+
+        futures = [pool.submit(identity, number) for number in range(1500)]
+        for future in futures:
+            future.add_done_callback(callback)
+        last.append(pool.submit(identity, 7))
+        ready.set()
+        wait(futures, timeout=PATIENCE_S)
+    assert seen == [7] * 1500
+
+
+def test_executors_that_start_at_the_same_time_all_end() -> None:
+    """Law 27: none keeps a copy of another's control socket."""
+    for _ in range(10):
+        pools = [OwnershipExecutor(1, FORK) for _ in range(3)]
+        barrier = threading.Barrier(3)
+
+        def use(pool: OwnershipExecutor, barrier: threading.Barrier = barrier) -> None:
+            barrier.wait()
+            assert pool.submit(identity, 1).result(PATIENCE_S) == 1
+
+        threads = [threading.Thread(target=use, args=(pool,)) for pool in pools]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for pool in pools:
+            pool.shutdown()
+
+
+REDEFINED = """
+import multiprocessing
+from owndist import OwnershipExecutor
+def helper(): return "old"
+K = 1
+def f(): return helper(), K
+with OwnershipExecutor(2, multiprocessing.get_context("fork")) as pool:
+    print(pool.submit(f).result())
+    def helper(): return "new"
+    K = 2
+    print({pool.submit(f).result() for _ in range(20)}, set(pool.map(lambda _: f(), range(40))))
+"""
+
+FEW_DESCRIPTORS = """
+import multiprocessing, resource
+from concurrent.futures.process import BrokenProcessPool
+from owndist import OwnershipExecutor
+pool = OwnershipExecutor(8, multiprocessing.get_context("fork"))
+assert pool.submit(abs, -1).result() == 1
+resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))
+futures = []
+try:
+    futures = [pool.submit(abs, n) for n in range(100)]
+    print([f.result(60) for f in futures] == list(range(100)) or "broken")
+except (BrokenProcessPool, OSError) as error:
+    print("broken")
+pool.shutdown()
+print("ended")
+"""
+
+
+def run(script: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-"], input=script, capture_output=True, text=True, timeout=PATIENCE_S
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_a_redefined_helper_is_seen_by_its_unchanged_caller() -> None:
+    """A notebook redefines helpers all day; forked workers have the old ones."""
+    assert run(REDEFINED) == ["('old', 1)", "{('new', 2)} {('new', 2)}"]
+
+
+def test_a_process_without_descriptors_ends_with_an_error_and_not_never() -> None:
+    """Law 46: workers that cannot be started break the pool after a few tries."""
+    lines = run(FEW_DESCRIPTORS)
+    assert lines[-1] == "ended" and lines[0] in ("True", "broken")
