@@ -19,7 +19,7 @@ TREES = (PACKAGE, "tests", "examples", "benchmarks", "docs", ".ci")
 # The door to the protocol has one small handler for each report and each message.
 ONE_METHOD_PER_INPUT = {("owndist/core/machine.py", "Machine")}
 
-MODULE_LINES, CLASS_LINES, CLASS_METHODS, FUNCTION_LINES = 600, 420, 30, 80
+MODULE_LINES, CLASS_LINES, CLASS_METHODS, FUNCTION_LINES = 600, 440, 30, 80
 
 # Imports go to the own ring or to one further down. "" is owndist/__init__.py.
 RINGS: tuple[frozenset[str], ...] = (
