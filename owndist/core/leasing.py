@@ -21,6 +21,7 @@ Ownership paper's own latency figures use 100 tasks in flight per worker.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,7 @@ class Worker:
         "pid",
         "progress_at",
         "queue",
+        "recalls",
         "status",
     )
 
@@ -64,6 +66,9 @@ class Worker:
         self.assigned = 0  # tasks sent so far, for max_tasks_per_child
         self.progress_at = 0  # when it last reported or, idle before, was given a task
         self.asked_back = False  # a recall of all that it has not started is under way
+        # For each recall without an answer, oldest first, the attempts that were asked for. The
+        # answers come in this order; what they say of an older attempt is no news of the present.
+        self.recalls: deque[dict[TaskId, int]] = deque()
 
 
 class Leasing:

@@ -246,15 +246,17 @@ class Submission:
         self.leasing.pass_over(worker)
         worker.asked_back = True
         tasks = list(worker.queue)
+        worker.recalls.append({task.id: task.attempt for task in worker.queue.values()})
         self._commands.append(Send(worker.number, (RECALL, tuple(tasks))))
 
     def on_recalled(self, worker: Worker, asked: tuple[int, ...], given: tuple[int, ...]) -> None:
         """The worker's answer: what it gives back it will not start."""
         worker.asked_back = False
+        attempts = worker.recalls.popleft() if worker.recalls else {}
         given_set = frozenset(given)
         for task_id in reversed(asked):  # so that they stand in the old order at the front
             task = worker.queue.get(task_id)
-            if task is None:
+            if task is None or attempts.get(task_id, task.attempt) != task.attempt:
                 continue
             if task_id not in given_set:
                 if task.cancel_asked:
@@ -450,6 +452,7 @@ class Submission:
             assert task.worker is not None
             if not task.cancel_asked:
                 task.cancel_asked = True
+                task.worker.recalls.append({task_id: task.attempt})
                 self._commands.append(Send(task.worker.number, (RECALL, (task_id,))))
         else:
             self._commands.append(CancelAnswered(task_id, True))

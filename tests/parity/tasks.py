@@ -128,6 +128,12 @@ def put_all(queue: Any, count: int) -> None:
         queue.put(number)
 
 
+def put_and_fail(queue: Any, item: Any) -> NoReturn:
+    """Initializer: put the item into the queue, and raise."""
+    queue.put(item)
+    raise ValueError("no start")
+
+
 def get_inherited() -> str:
     return INHERITED
 

@@ -148,6 +148,21 @@ def test_a_failing_initializer_breaks_the_pool(make_pool: MakePool) -> None:
         pool.submit(tasks.add, 1, 2).result(PATIENCE_S)
 
 
+@pytest.mark.every_start_method
+def test_what_a_failing_initializer_put_into_a_queue_is_there_when_the_pool_is_broken(
+    flavour: Flavour, make_pool: MakePool
+) -> None:
+    """Logs go that way: the worker ends in order, and only then is the pool told to be broken."""
+    queue = flavour.context.Queue()
+    pool = make_pool(1, initializer=tasks.put_and_fail, initargs=(queue, b"x" * 50_000))
+    with pytest.raises(BrokenProcessPool):
+        pool.submit(tasks.add, 1, 2).result(PATIENCE_S)
+    assert queue.get_nowait() == b"x" * 50_000
+    pool.shutdown()
+    queue.close()
+    queue.join_thread()
+
+
 # Shutdown
 
 

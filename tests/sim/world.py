@@ -297,7 +297,7 @@ class World:
         for command in self.feed(self.machine, report):
             if isinstance(command, Send):
                 if command.message[0] == TASK:
-                    self._check_wanted(command.message[1])
+                    self._check_wanted(command.message[1], command.message[2])
                 peer = self.workers.get(command.peer)
                 if peer is not None and peer.status not in (DEAD, EXITED):
                     peer.down.append(command.message)
@@ -323,10 +323,13 @@ class World:
                 assert isinstance(command, Log)
         self._check_borrowed()
 
-    def _check_wanted(self, task: int) -> None:
-        """What nobody wants any more is not sent to a worker (Law 65)."""
+    def _check_wanted(self, task: int, attempt: int) -> None:
+        """What nobody wants any more is not sent to a worker (Law 65).
+
+        But what a worker had taken, and so could not be cancelled, is sent again if it died.
+        """
         assert task not in self.cancels, f"task {task} is sent although it is to be cancelled"
-        fresh = not self.specs[task].history
+        fresh = not self.specs[task].history and attempt == 1
         assert not (self.cancelled_all and fresh), f"task {task} is sent after the shutdown"
 
     def _check_borrowed(self) -> None:
