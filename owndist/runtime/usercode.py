@@ -118,3 +118,14 @@ def initialize(setup: WorkerSetup, decoder: Decoder) -> bytes | None:
             "Exception in initializer:", exc_info=True
         )
         return dump_error(error)
+
+
+def end_multiprocessing() -> None:
+    """Run what multiprocessing runs at the end of a process. It does nothing the second time."""
+    from multiprocessing import util
+
+    finalize: Any = util._exit_function  # type: ignore[attr-defined]
+    try:
+        finalize()
+    except BaseException:
+        logging.getLogger("owndist.worker").warning("a finalizer failed", exc_info=True)

@@ -40,7 +40,7 @@ from ..wire.functions import Decoder
 from ..wire.pickling import loads
 from .crash_record import CrashRecord, catch_crashes
 from .setup import WorkerSetup
-from .usercode import call_task, initialize
+from .usercode import call_task, end_multiprocessing, initialize
 
 if TYPE_CHECKING:
     from ..futures import Future
@@ -130,6 +130,9 @@ class Worker:
         threading.Thread(target=self._read_for_ever, name="owndist-reader", daemon=True).start()
         failure = initialize(self._setup, self._decoder)
         if failure is not None:
+            # Before the pool is told to be broken: what the initializer put into a queue (a log,
+            # as a rule) is sent by multiprocessing's finalizers.
+            end_multiprocessing()
             self._say((m.INIT_FAILED, failure))
             self._wait_for_the_end()
             return

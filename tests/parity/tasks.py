@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -202,3 +203,13 @@ class BadOnArrival:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return fail, (ValueError, "broken on arrival")
+
+
+class SlowToPickle:
+    """What a queue's thread sends a moment later than `put` has returned."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if multiprocessing.parent_process() is not None:
+            time.sleep(0.1)
+            return str, ("pickled slowly",)
+        return SlowToPickle, ()

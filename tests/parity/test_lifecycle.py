@@ -154,10 +154,10 @@ def test_what_a_failing_initializer_put_into_a_queue_is_there_when_the_pool_is_b
 ) -> None:
     """Logs go that way: the worker ends in order, and only then is the pool told to be broken."""
     queue = flavour.context.Queue()
-    pool = make_pool(1, initializer=tasks.put_and_fail, initargs=(queue, b"x" * 50_000))
-    with pytest.raises(BrokenProcessPool):
-        pool.submit(tasks.add, 1, 2).result(PATIENCE_S)
-    assert queue.get_nowait() == b"x" * 50_000
+    pool = make_pool(1, initializer=tasks.put_and_fail, initargs=(queue, tasks.SlowToPickle()))
+    error = pool.submit(tasks.add, 1, 2).exception(PATIENCE_S)
+    assert isinstance(error, BrokenProcessPool)
+    assert queue.get_nowait() == "pickled slowly"
     pool.shutdown()
     queue.close()
     queue.join_thread()
