@@ -269,6 +269,8 @@ class WorkerPool:
         for worker in self.processes.values():
             worker.link.close()
         self._nursery.close()
+        # What the user gave us is not kept any longer than it is needed.
+        self._setup.initializer, self._setup.initargs = None, ()
 
     def let_go(self) -> None:
         """In a process forked from the driver: nothing here is ours."""

@@ -195,8 +195,10 @@ class Worker:
         """Nothing can be run here; the driver will say when to go."""
         with self._lock:
             self._flush()
-        while not self._machine.execution.stopping:
+        while True:
             with self._lock:
+                if self._machine.execution.stopping:
+                    return
                 self._main_waits = True
             self._wait_for_work()
 
