@@ -134,7 +134,8 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
     def cancel(self) -> bool:
         """Keep the task from running, if it has not started yet.
 
-        Tasks that were sent ahead to a worker are called back.
+        Tasks that were sent ahead to a worker are called back. If the worker dies before it has
+        answered, and the task would be run again, it is cancelled.
 
         Returns:
             True if it will not run and the future is cancelled; False if it runs or is done.

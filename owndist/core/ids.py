@@ -8,6 +8,9 @@ A *task id* is an integer that its owner counts up. The task's return values are
 ids `task, task + 1, ...`: a function of the task id, so that a second execution refills the same
 objects (Ray gives return ids the same way).
 
+An *attempt* counts how often a task has been sent to a worker. `execution_id` makes one number of
+task and attempt, which a worker can note with a single store to memory.
+
 An *address* says where to ask for an object from anywhere: (host, owner's process number, id).
 """
 
@@ -30,3 +33,8 @@ class Address(NamedTuple):
     host: int
     owner: ProcessNumber
     id: ObjectId
+
+
+def execution_id(task: TaskId, attempt: int) -> int:
+    """Names one execution of a task; never 0. Attempts that are 65,536 apart look the same."""
+    return task << 16 | attempt & 0xFFFF

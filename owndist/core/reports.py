@@ -213,7 +213,8 @@ class Received(Record):
 class WorkerEnded(Record):
     """A worker of this host is gone, and all it had said has been handed in.
 
-    `running` is the task that it had started and not reported, 0 for none.
+    `running` is the execution (see `ids.execution_id`) that it had started and not reported, 0 for
+    none.
     """
 
     __slots__ = ("worker", "running", "pid", "exitcode", "stack")
@@ -221,7 +222,7 @@ class WorkerEnded(Record):
     def __init__(
         self,
         worker: ProcessNumber,
-        running: TaskId,
+        running: int,
         pid: int | None,
         exitcode: int | None,
         stack: str,

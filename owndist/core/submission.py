@@ -34,7 +34,7 @@ from .commands import (
     SweepDead,
     Unlink,
 )
-from .ids import ObjectId, ProcessNumber, TaskId
+from .ids import ObjectId, ProcessNumber, TaskId, execution_id
 from .leasing import AHEAD_NS, OVERDUE_NS, UP, Leasing, Worker
 from .messages import OUTCOME, RECALL, STOP, TASK
 from .references import Entry, ReferenceTable
@@ -345,29 +345,35 @@ class Submission:
         task = self.tasks.get(task_id)
         if task is None or task.state != T_JUDGING or task.attempt != attempt:
             return
-        if retry and not task.cancel_asked:
+        if retry:
             task.charged += 1
-            self.retried += 1
             task.failure = None
+            self.retried += not task.cancel_asked
             self._requeue(task)
         else:
+            if task.cancel_asked:
+                self._commands.append(CancelAnswered(task_id, False))
             self.failed += 1
             self.settle(task, FAILED, task.failure)
 
     def on_worker_ended(
-        self, worker: Worker, running: TaskId, pid: int | None, exitcode: int | None, stack: str
+        self, worker: Worker, running: int, pid: int | None, exitcode: int | None, stack: str
     ) -> None:
-        """A worker is gone. What it ran is charged a retry; what only waited there is not."""
+        """A worker is gone. What it ran is charged a retry; what only waited there is not.
+
+        A task may have come back to the worker that has just reported it, so the attempt counts.
+        """
         for task in reversed(list(worker.queue.values())):
-            if task.id != running:
+            if execution_id(task.id, task.attempt) != running:
                 self._requeue(task)
                 continue
             task.charged += 1
-            if task.charged <= task.max_retries and not task.cancel_asked:
-                self.retried += 1
-                text = "worker %s (pid %s) ended (%s) while it ran task %r; running it again"
-                details = (worker.number, pid, exitcode, task.name)
-                self._commands.append(Log(_WARNING, text, details))
+            if task.charged <= task.max_retries:
+                if not task.cancel_asked:
+                    self.retried += 1
+                    text = "worker %s (pid %s) ended (%s) while it ran task %r; running it again"
+                    details = (worker.number, pid, exitcode, task.name)
+                    self._commands.append(Log(_WARNING, text, details))
                 self._requeue(task)
             else:
                 if task.cancel_asked:
@@ -444,10 +450,12 @@ class Submission:
     # -- cancelling
 
     def cancel(self, task_id: TaskId) -> None:
-        """Keep the task from running, if it has not started."""
+        """Keep the task from running, if it has not started, or not again."""
         task = self.tasks.get(task_id)
-        if task is None or task.state == T_JUDGING:
+        if task is None:
             self._commands.append(CancelAnswered(task_id, False))
+        elif task.state == T_JUDGING:
+            task.cancel_asked = True  # whether it would run again is about to be known
         elif task.state == T_SENT:
             assert task.worker is not None
             if not task.cancel_asked:

@@ -3,8 +3,8 @@
 A small piece of anonymous shared memory that the driver makes for each worker and both map. The
 worker writes, and the driver reads once the worker is gone:
 
-    running     the task that it had started and not yet reported: that one is charged a retry,
-                what was only queued is not
+    running     the execution that it had started and not yet reported: that one is charged a
+                retry, what was only queued is not
     segments    how many shared-memory segments it has made: their names follow from the number
     outbox      frames that it had not yet sent: finished tasks are not run again
     stack       what `faulthandler` wrote when it crashed
@@ -52,9 +52,9 @@ class CrashRecord:
 
     # -- written by the worker
 
-    def start(self, task: int) -> None:
-        """The task is about to start."""
-        self._words[_RUNNING] = task
+    def start(self, execution: int) -> None:
+        """This execution of a task is about to start; see `core.ids.execution_id`."""
+        self._words[_RUNNING] = execution
 
     def finish(self) -> None:
         """The started task has been reported: its reply is in the outbox, or sent."""
@@ -90,7 +90,7 @@ class CrashRecord:
 
     @property
     def running(self) -> int:
-        """The task that had started and was not reported; 0 for none."""
+        """The execution that had started and was not reported; 0 for none."""
         return self._words[_RUNNING]
 
     @property

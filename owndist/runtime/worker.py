@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core import messages as m
 from ..core.commands import Complete, Free, Send
-from ..core.ids import DRIVER, Address
+from ..core.ids import DRIVER, Address, execution_id
 from ..core.machine import Machine
 from ..core.reports import HandleAdded, HandlesDropped, Received, TaskEnded, Unmapped
 from ..core.values import INLINE_LIMIT
@@ -167,7 +167,7 @@ class Worker:
     def _run_task(self, message: tuple[Any, ...]) -> None:
         _, task, attempt, function, _, args, slots, name = message
         self._tasks_begun += 1
-        self._record.start(task)
+        self._record.start(execution_id(task, attempt))
         begun = _now()
         outcome = call_task(self, function, args, slots, name)
         del args, slots

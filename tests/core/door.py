@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from owndist.core import messages as m
 from owndist.core.commands import CancelAnswered, Complete, Free, Send, Spawn
-from owndist.core.ids import DRIVER
+from owndist.core.ids import DRIVER, execution_id
 from owndist.core.machine import Machine
 from owndist.core.reports import (
     CancelAsked,
@@ -96,6 +96,9 @@ class Door:
         return self.say(worker, done(task, (ERROR, b"error", ""), attempt, status=FAILED))
 
     def end(self, worker: int, running: int = 0, exitcode: int = -9) -> list[Any]:
+        if running:
+            known = self.machine.submission.tasks.get(running)
+            running = execution_id(running, known.attempt if known else 1)
         return self.feed(WorkerEnded(worker, running, 1000 + worker, exitcode, ""))
 
     def blocked(self, worker: int, object_id: int) -> list[Any]:

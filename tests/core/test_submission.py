@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from owndist.core import messages as m
 from owndist.core.commands import JudgeError
+from owndist.core.ids import execution_id
 from owndist.core.leasing import OVERDUE_NS
-from owndist.core.reports import ErrorJudged, Fulfilled, Promised, ShutdownAsked
+from owndist.core.reports import ErrorJudged, Fulfilled, Promised, ShutdownAsked, WorkerEnded
 from owndist.core.values import CANCELLED, DIED, ERROR, FAILED, READY
 
 from .door import Door, done, only, sends
@@ -138,16 +141,35 @@ def test_cancel_that_crosses_the_result() -> None:
     assert door.answers() == [(1, False)]
 
 
-def test_cancel_while_judging() -> None:
-    """`options(retry_exceptions=(OSError,))`: it has run, so it is too late."""
+@pytest.mark.parametrize("retry", [False, True])
+def test_cancel_while_judging(retry: bool) -> None:
+    """`options(retry_exceptions=(OSError,))`: it does not run again; else it has failed."""
     door = Door()
     door.submit(1, judged=True)
     door.up(1)
     door.raised(1, 1)
     door.cancel(1)
-    assert door.answers() == [(1, False)]
-    door.feed(ErrorJudged(1, 1, False))
-    assert door.outcomes()[1][0] == FAILED
+    door.feed(ErrorJudged(1, 1, retry))
+    assert door.answers() == [(1, retry)]
+    assert door.outcomes()[1][0] == (CANCELLED if retry else FAILED)
+    assert len(door.tasks_sent()) == 1 and not door.machine.submission.retried
+
+
+def test_a_death_is_charged_to_the_attempt_that_ran() -> None:
+    """A worker that dies after its report, but before it has noted so, may have been sent the
+    same task again; that attempt has not started (Law 32)."""
+    door = Door()
+    door.submit(1, judged=True, max_retries=1)
+    door.up(1)
+    stale = execution_id(1, 1)
+    door.raised(1, 1)
+    door.feed(ErrorJudged(1, 1, True))
+    assert door.tasks_sent() == [(1, 1, 1), (1, 1, 2)]
+    door.feed(WorkerEnded(1, stale, 1001, -9, ""))
+    door.up(2)
+    assert door.tasks_sent()[-1] == (2, 1, 3)
+    door.done(2, 1, attempt=3)
+    assert door.outcomes()[1] == (READY, b"value")
 
 
 def test_cancel_when_done_or_unknown() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from owndist.core import messages as m
 from owndist.core.commands import CancelAnswered, Complete, Free, Send, Spawn
+from owndist.core.ids import execution_id
 from owndist.core.machine import Machine
 from owndist.core.reports import (
     CancelAsked,
@@ -53,6 +54,9 @@ class Owner:
         return number
 
     def lose(self, worker: int, running: int) -> list[Any]:
+        """The worker is killed; `running` is the task that it ran, or 0."""
+        if running:
+            running = execution_id(running, self.machine.submission.tasks[running].attempt)
         return self.tell(WorkerEnded(worker, running, 1000 + worker, -9, ""))
 
     def sent(self, task: int) -> list[tuple[int, int]]:
@@ -179,19 +183,20 @@ def test_a_task_that_finished_before_its_recall_is_not_cancelled(owner: Owner) -
     assert owner.outcomes(task) == [(READY, b"value")]
 
 
-@pytest.mark.parametrize("started", [False, True])
+@pytest.mark.parametrize(("started", "max_retries"), [(False, 0), (True, 0), (True, 3)])
 def test_a_task_being_cancelled_is_not_run_again_when_its_worker_dies(
-    owner: Owner, started: bool
+    owner: Owner, started: bool, max_retries: int
 ) -> None:
-    """Laws 41 and 65: queued there it is cancelled, running it has failed; never retried."""
-    task = owner.submit()
+    """Laws 41 and 65: what would run (again) is cancelled; what has no retry left has failed."""
+    task = owner.submit(max_retries=max_retries)
     worker = owner.start_worker()
     owner.tell(CancelAsked(task))
     owner.lose(worker, running=task if started else 0)
     answers = [c for c in owner.commands if type(c) is CancelAnswered]
-    assert answers == [CancelAnswered(task, not started)]
+    spent = started and not max_retries
+    assert answers == [CancelAnswered(task, not spent)]
     ((status, value),) = owner.outcomes(task)
-    if started:
+    if spent:
         assert status == FAILED and value[0] == DIED
     else:
         assert status == CANCELLED

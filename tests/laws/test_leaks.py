@@ -275,7 +275,7 @@ def test_nothing_is_said_at_the_end(tmp_path: Path, ending: str, method: str) ->
 
 
 UNLINKING_SCRIPT = """
-import os, sys
+import os, re, sys
 import _posixshmem
 log = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND)
 unlink = _posixshmem.shm_unlink
@@ -291,8 +291,7 @@ with OwnershipExecutor(2) as pool:
     values += [pool.put(np.ones(50_000))]
     assert pool.options(max_retries=0).submit(os._exit, 1).exception() is not None
     views = [value.result() for value in values[::2]]
-    (session,) = {line.split("od-")[1].split("-")[0]
-                  for line in open("/proc/self/maps") if "/od-" in line}
+    (session,) = set(re.findall("/dev/shm/od-([a-z0-9]+)-", open("/proc/self/maps").read()))
     print(*[n for n in os.listdir("/dev/shm") if n.startswith(f"od-{session}-")])
 """
 

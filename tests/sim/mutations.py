@@ -51,7 +51,7 @@ MUTATIONS = [
     (
         "a task that only waited on a dead worker is charged",
         "submission.py",
-        "            if task.id != running:\n",
+        "            if execution_id(task.id, task.attempt) != running:\n",
         "            if not running:\n",
     ),
     (

@@ -32,7 +32,6 @@ class Spec:
     # what happened: "start", "return", "raise", "death"
     history: list[str] = field(default_factory=list)
     read_ids: list[int] = field(default_factory=list)  # what its last execution waited for
-    cancel_asked: bool = False
     cancel_granted: bool = False
 
 
@@ -88,8 +87,6 @@ def check_outcome(
         elif value[0] == DIED:
             assert last == "death", story
             retried = raised if spec.judged and spec.retried else 0
-            # Whoever asked to cancel it does not want it run again.
-            spent = deaths + retried == spec.max_retries + 1
-            assert spent or spec.cancel_asked or cancelled_all, f"budget left: {story}"
+            assert deaths + retried == spec.max_retries + 1, f"budget left: {story}"
         else:
             assert value[0] != BROKEN, story

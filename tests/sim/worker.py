@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from owndist.core import messages as m
 from owndist.core.commands import Complete, Free, Send
-from owndist.core.ids import DRIVER, Address, ExtentKey
+from owndist.core.ids import DRIVER, Address, ExtentKey, execution_id
 from owndist.core.machine import Machine
 from owndist.core.reports import HandleAdded, HandlesDropped, Received, TaskEnded, Unmapped
 from owndist.core.values import ERROR, FAILED, READY
@@ -171,7 +171,7 @@ class SimWorker:
         assert job is not None
         spec = job.spec
         if job.phase == "taken":
-            self.record_running = spec.id
+            self.record_running = execution_id(spec.id, job.message[2])
             spec.history.append("start")
             spec.read_ids = []
             job.phase = "started"

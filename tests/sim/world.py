@@ -135,7 +135,6 @@ class World:
 
     def cancel(self, task: int) -> None:
         self.cancels.append(task)
-        self.specs[task].cancel_asked = True
         self._feed(CancelAsked(task))
 
     def drop_handles(self, objects: list[int]) -> None:
@@ -275,7 +274,7 @@ class World:
             self._feed(Received(worker.number, list(worker.outbox)))
         running = worker.record_running
         if running:
-            history = self.specs[running].history
+            history = self.specs[running >> 16].history
             if history[-1] == "start":
                 history.append("death")
         del self.workers[worker.number]
