@@ -122,5 +122,3 @@ def describe_exit(exitcode: int | None) -> str:
     except ValueError:
         name = f"signal {-exitcode}"
     return f"was killed by {name}"
-
-

@@ -187,9 +187,7 @@ class OwnershipExecutor(ProcessPoolExecutor):
             ValueError: `chunksize` or `buffersize` is less than 1.
             Exception: what `fn` raised, when its result is due; raised by the iterator.
         """
-        return _map(
-            self.submit, self, self._options, fn, iterables, timeout, chunksize, buffersize
-        )
+        return _map(self.submit, self, self._options, fn, iterables, timeout, chunksize, buffersize)
 
     def options(self, **options: Any) -> OptionsView:
         """A view of this executor whose tasks have other options.
@@ -233,9 +231,7 @@ class OwnershipExecutor(ProcessPoolExecutor):
             TypeError: `future` is not a future of this executor.
         """
         if not isinstance(future, Future) or future._peer is not self._driver:
-            raise TypeError(
-                f"shared() takes a future that this executor made, not {future!r}"
-            )
+            raise TypeError(f"shared() takes a future that this executor made, not {future!r}")
         return Shared(future)
 
     # -- ending
@@ -362,9 +358,7 @@ def _map(
         return map_in_chunks(submit, fn, items, timeout, chunksize, buffersize)
     if chunksize == 1 or buffersize is not None:
         return map_one_by_one(submit, fn, items, timeout, buffersize)
-    return map_batched(
-        submit, executor._driver, options, fn, items, timeout, executor._max_workers
-    )
+    return map_batched(submit, executor._driver, options, fn, items, timeout, executor._max_workers)
 
 
 OwnershipExecutor.__module__ = Statistics.__module__ = OptionsView.__module__ = "owndist"

@@ -215,6 +215,12 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
                 waiter.add_exception(self)
         return True
 
+    def _unlock(self) -> None:
+        """Let go of the condition as often as the calling thread has it."""
+        condition: Any = self.__dict__.get("_condition")
+        while condition is not None and condition._is_owned():
+            condition.release()
+
     def _detach(self, load: Any) -> None:
         """The store is about to go; `load` gives the value from then on, without it."""
         outcome = self._outcome

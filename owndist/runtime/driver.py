@@ -111,53 +111,47 @@ class Driver(Shell):
         if held or encoded.futures:
             held = (*held, *encoded.futures)
         judged = bool(options.retry_exceptions)
-        with self._lock:
-            self._begin_change()
-            try:
-                if self.machine.closing:
-                    self._discard(value)
-                    raise RuntimeError("cannot schedule new futures after shutdown")
-                known = self._encoder.definitions
-                if key not in known or not all(map(known.__contains__, entries)):
-                    # Another thread has just had definitions forgotten. Once more.
-                    self._discard(value)
-                    raise _Forgotten
-                slot_ids: tuple[int, ...] = ()
-                foreign: list[tuple[int, AnyFuture[Any]]] = []
-                if slots:
-                    slot_ids = tuple([self._object_for(future, foreign) for future in slots])
-                nested = tuple([self._id_of(future) for future in held]) if held else ()
-                self._last_id = task = self._last_id + 1
-                future: Future[Any] = Future(self, task, name)
-                self._pending[task] = future
-                if judged:
-                    self._retry_types[task] = options.retry_exceptions
-                self._feed(
-                    Submitted(
-                        task,
-                        key,
-                        entries,
-                        value,
-                        slot_ids,
-                        nested,
-                        name,
-                        options.max_retries,
-                        judged,
-                    )
+        with self._lock, self._change:
+            if self.machine.closing:
+                self._discard(value)
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            known = self._encoder.definitions
+            if key not in known or not all(map(known.__contains__, entries)):
+                # Another thread has just had definitions forgotten. Once more.
+                self._discard(value)
+                raise _Forgotten
+            slot_ids: tuple[int, ...] = ()
+            foreign: list[tuple[int, AnyFuture[Any]]] = []
+            if slots:
+                slot_ids = tuple([self._object_for(future, foreign) for future in slots])
+            nested = tuple([self._id_of(future) for future in held]) if held else ()
+            self._last_id = task = self._last_id + 1
+            future: Future[Any] = Future(self, task, name)
+            self._pending[task] = future
+            if judged:
+                self._retry_types[task] = options.retry_exceptions
+            self._feed(
+                Submitted(
+                    task,
+                    key,
+                    entries,
+                    value,
+                    slot_ids,
+                    nested,
+                    name,
+                    options.max_retries,
+                    judged,
                 )
-                self._since_read += 1
-                if self._since_read >= _READ_EVERY:
-                    self._since_read = 0
-                    self._pool.read_all()
-                    self._reader.note_reading(_now())
-                if not self._reader.in_burst or self._since_read % _SEND_EVERY == 0:
-                    self._pool.flush()
-                if len(self._encoder.definitions) >= self._forget_at:
-                    self._forget_definitions()
-            except Exception:
-                self._halfway = False
-                raise
-            self._halfway = False
+            )
+            self._since_read += 1
+            if self._since_read >= _READ_EVERY:
+                self._since_read = 0
+                self._pool.read_all()
+                self._reader.note_reading(_now())
+            if not self._reader.in_burst or self._since_read % _SEND_EVERY == 0:
+                self._pool.flush()
+            if len(self._encoder.definitions) >= self._forget_at:
+                self._forget_definitions()
         if self._completions and not self._reader.in_burst:
             self._reader.poke()
         for object_id, other in foreign:
@@ -197,22 +191,16 @@ class Driver(Shell):
         encoded = self._encoder.value(obj)
         value = self._value_of(encoded)
         nested = tuple([self._id_of(future) for future in encoded.futures])
-        with self._lock:
-            self._begin_change()
-            try:
-                if self.machine.closing:
-                    self._discard(value)
-                    raise RuntimeError("cannot put values after shutdown")
-                self._last_id = object_id = self._last_id + 1
-                future: Future[Any] = Future(self, object_id, f"put {type(obj).__qualname__}")
-                if extent_of(value) is not None:
-                    self._stored[object_id] = future
-                self._feed(Stored(object_id, value, nested))
-                self.machine.references.entries[object_id].entries = encoded.entries
-            except Exception:
-                self._halfway = False
-                raise
-            self._halfway = False
+        with self._lock, self._change:
+            if self.machine.closing:
+                self._discard(value)
+                raise RuntimeError("cannot put values after shutdown")
+            self._last_id = object_id = self._last_id + 1
+            future: Future[Any] = Future(self, object_id, f"put {type(obj).__qualname__}")
+            if extent_of(value) is not None:
+                self._stored[object_id] = future
+            self._feed(Stored(object_id, value, nested))
+            self.machine.references.entries[object_id].entries = encoded.entries
         future._complete(READY, value)
         return future
 
@@ -274,9 +262,7 @@ class Driver(Shell):
         if extent is not None:
             self._store.free(extent[1])
 
-    def _object_for(
-        self, future: AnyFuture[Any], foreign: list[tuple[int, AnyFuture[Any]]]
-    ) -> int:
+    def _object_for(self, future: AnyFuture[Any], foreign: list[tuple[int, AnyFuture[Any]]]) -> int:
         """Lock held. The id of an own object; a foreign future becomes a promise."""
         if isinstance(future, Future) and future._peer is self:
             return self._id_of(future)
@@ -318,18 +304,12 @@ class Driver(Shell):
             return False
         task = self._id_of(future)
         ticket = Ticket()
-        with self._lock:
-            self._begin_change()
-            try:
-                self._cancels.setdefault(task, []).append(ticket)
-                self._feed(CancelAsked(task))
-                self._pool.flush()
-                if ticket.cancelled is None:
-                    ticket.answered = threading.Event()  # its worker is asked
-            except Exception:
-                self._halfway = False
-                raise
-            self._halfway = False
+        with self._lock, self._change:
+            self._cancels.setdefault(task, []).append(ticket)
+            self._feed(CancelAsked(task))
+            self._pool.flush()
+            if ticket.cancelled is None:
+                ticket.answered = threading.Event()  # its worker is asked
         if ticket.answered is not None:
             if self._reader.is_current():
                 self._reader.pump(ticket.answered.is_set, _CANCEL_WAIT_S)
@@ -348,12 +328,11 @@ class Driver(Shell):
         with self._lock:
             if self.ended.is_set():
                 return
-            self._begin_change()
-            for future in futures:
-                if not future._is_settled():
-                    self._feed(CancelAsked(self._id_of(future)))
-            self._pool.flush()
-            self._halfway = False
+            with self._change:
+                for future in futures:
+                    if not future._is_settled():
+                        self._feed(CancelAsked(self._id_of(future)))
+                self._pool.flush()
         self._reader.poke()
 
     def _id_of(self, future: AnyFuture[Any]) -> int:
@@ -404,16 +383,10 @@ class Driver(Shell):
         if extent is None:
             # Copied, so that what is made of the buffers can be written to.
             return loads(value[0], [bytearray(part) for part in value[1]], self.future_for)
-        with self._lock:
-            self._begin_change()
-            try:
-                self._feed(Mapped(extent_key(extent)))
-                mapping, head, views = self._store.read(value)
-                self._bytes_mapped += extent[4]
-            except Exception:
-                self._halfway = False
-                raise
-            self._halfway = False
+        with self._lock, self._change:
+            self._feed(Mapped(extent_key(extent)))
+            mapping, head, views = self._store.read(value)
+            self._bytes_mapped += extent[4]
         try:
             return loads(head, views, self.future_for)
         finally:

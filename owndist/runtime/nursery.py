@@ -33,6 +33,8 @@ class Started(Record):
     ) -> None:
         self.worker = worker
         self.pid = pid
+
+
 class Ended(Record):
     """A worker process is gone, with this exit status (None: unknown)."""
 
@@ -48,29 +50,24 @@ class Ended(Record):
     ) -> None:
         self.worker = worker
         self.exitcode = exitcode
+
+
 class Nursery:
     """A running template process, as its driver sees it.
 
     Args:
         setup: what to tell every worker.
-        keep_fds: descriptors that workers of a fresh interpreter are to inherit (they belong to
-            pipes and queues among the initializer's arguments).
-        before_serving: called in a forked template before anything else, to let go of what it
-            inherited.
+        keep_fds: descriptors that a fresh interpreter and its workers are to inherit: the lock of
+            the session, and those of pipes and queues among the initializer's arguments.
     """
 
-    def __init__(
-        self,
-        setup: WorkerSetup,
-        keep_fds: tuple[int, ...] = (),
-        before_serving: Callable[[], None] | None = None,
-    ) -> None:
+    def __init__(self, setup: WorkerSetup, keep_fds: tuple[int, ...]) -> None:
         ours, theirs = socket.socketpair()
         self._control = ours
         self._buffer = b""
         try:
             if setup.method == "fork":
-                self.pid = _fork(ours, theirs, setup, before_serving)
+                self.pid = _fork(ours, theirs, setup)
             else:
                 self.pid = _exec(theirs, setup, keep_fds)
                 _send_setup(ours, setup)
@@ -145,12 +142,7 @@ class Nursery:
         self._control.close()
 
 
-def _fork(
-    ours: socket.socket,
-    theirs: socket.socket,
-    setup: WorkerSetup,
-    before_serving: Callable[[], None] | None,
-) -> int:
+def _fork(ours: socket.socket, theirs: socket.socket, setup: WorkerSetup) -> int:
     # What is buffered would be written again by every worker.
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -165,8 +157,6 @@ def _fork(
         if pid == 0:
             try:
                 ours.close()
-                if before_serving is not None:
-                    before_serving()
             finally:
                 template.run_forked(theirs, setup)
     finally:

@@ -49,8 +49,9 @@ class WorkerPool:
     """The processes that run an executor's tasks.
 
     Args:
+        nursery: the template process.
         setup: what every worker is told.
-        keep_fds: descriptors for the initializer's arguments.
+        keep_fds: descriptors that a template in its place must be given.
         encoder: has the definitions of the functions that are submitted.
         selector: waits on the links and the template.
         feed: takes a report to the machine.
@@ -58,6 +59,7 @@ class WorkerPool:
 
     def __init__(
         self,
+        nursery: Nursery,
         setup: WorkerSetup,
         keep_fds: tuple[int, ...],
         encoder: Encoder,
@@ -74,8 +76,8 @@ class WorkerPool:
         self._blocked: dict[int, Link] = {}  # links whose socket is full
         self._past_sent = self._past_received = 0  # bytes of links that are closed
         self._segments = 0  # of the worker whose end is being reported
-        self._nursery = Nursery(setup, keep_fds)
-        selector.register(self._nursery, selectors.EVENT_READ, self._nursery)
+        self._nursery = nursery
+        selector.register(nursery, selectors.EVENT_READ, nursery)
 
     # -- to the workers
 

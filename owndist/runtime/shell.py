@@ -21,7 +21,6 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
-from types import ModuleType
 from typing import Any
 
 from ..core.commands import (
@@ -56,14 +55,9 @@ from ..core.values import (
     extent_of,
 )
 from ..futures import Future
-from ..store.local import Store
 from ..store.segments import unlink_segment
 from ..wire.failures import exception_of
-from ..wire.functions import Encoder
-from ..wire.inherited import is_compared
-from .pool import WorkerPool
-from .reader import Reader
-from .setup import InitPayload, WorkerSetup, cache_limit_bytes, new_session
+from .parts import make_parts
 from .template import NOT_STARTED
 
 _log = logging.getLogger("owndist.driver")
@@ -105,7 +99,7 @@ class Shell:
         self._initargs = initargs
         # Guards the machine, the pool and all tables below.
         self._lock = threading.Lock()
-        self._started = False
+        self._started = False  # there are the `Parts`
         self._last_id = 0
         self._since_read = 0  # submissions
         self._forget_at = 10_000  # definitions; see `_forget_definitions`
@@ -120,9 +114,7 @@ class Shell:
         self._callbacks: deque[Future[Any]] = deque()  # futures that are done and have some
         self._judgements: deque[JudgeError] = deque()
         self._dropped: deque[int] = deque()
-        # A thread of the user's is in the middle of a change. Still set when the lock is free: a
-        # Ctrl-C, which Python may raise at any line, has left that change half done.
-        self._halfway = False
+        self._change = Change()
         self._unspawned: deque[tuple[int, str]] = deque()  # workers that could not be started
         self._deadline: int | None = None  # what the reader waits for; the machine's, in ns
         # Ending, in this order: asked for; every task done; workers gone (`ended`).
@@ -136,87 +128,28 @@ class Shell:
     # -- starting
 
     def _start(self) -> None:
-        """Lock held. Make the template, the store and the reader: the first task is here."""
-        self._begin_change()
-        # A Ctrl-C in the middle would leave half an executor. If there are no other threads that
-        # take signals, they wait; if there are, the reader finds what happened and ends.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        try:
-            self._make_parts()
-        except Exception:
-            self._halfway = False
-            raise
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        self._halfway = False
-
-    def _make_parts(self) -> None:
-        import tempfile
-
+        """Lock held. Make all that tasks need: the first one is here."""
         register: Any = threading._register_atexit  # type: ignore[attr-defined]
         try:
             register(_exit_hook(self))
         except RuntimeError:
             text = "cannot schedule new futures after interpreter shutdown"
             raise RuntimeError(text) from None
-        session = new_session()
-        main = sys.modules["__main__"]
-        inherits = self._method == "fork"
-        self._encoder = Encoder(_what_is_inherited(main) if inherits else None)
-        keep_fds: tuple[int, ...] = ()
-        payload = None
-        if not inherits and self._initializer is not None:
-            payload, keep_fds = self._pack_initializer()
-        setup = WorkerSetup(
-            session=session,
-            spill_directory=os.path.join(tempfile.gettempdir(), f"owndist-{session}"),
-            cache_limit_bytes=cache_limit_bytes(self._max_workers),
-            threads_per_worker=max(1, (os.cpu_count() or 1) // self._max_workers),
-            process_group=os.getpgrp(),
-            initializer=self._initializer if inherits else None,
-            initargs=self._initargs if inherits else (),
-            payload=payload,
-            method=self._method,
-        )
-        # Before any thread of ours exists: under fork the template inherits a quiet process.
-        self._reader = reader = Reader(self)
+        # A Ctrl-C in the middle waits until all is there, or undone.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
-            self._pool = WorkerPool(setup, keep_fds, self._encoder, reader.selector, self._feed)
-        except BaseException:
-            reader.close()
-            raise
-        self._store = Store(
-            session,
-            DRIVER,
-            setup.spill_directory,
-            cache_limit_bytes=setup.cache_limit_bytes,
-            on_unmapped=reader.poke,
-        )
-        try:
-            reader.start()
-        except BaseException:
-            # No thread can be had. The next submission tries again.
-            self._pool.close()
-            reader.close()
-            raise
-        self._started = True
-
-    def _pack_initializer(self) -> tuple[InitPayload, tuple[int, ...]]:
-        from .initargs import pack_arguments
-
-        assert self._initializer is not None
-        key, entries, _ = self._encoder.function(self._initializer)
-        encoded, fds = pack_arguments(self._encoder, self._initargs)
-        wanted = dict.fromkeys([*entries, *encoded.entries])
-        definitions = {k: self._encoder.definitions[k] for k in [*wanted, key]}
-        payload = InitPayload(
-            key,
-            tuple(wanted),
-            definitions,
-            encoded.head,
-            [bytes(part.raw()) for part in encoded.buffers],
-        )
-        return payload, fds
+            self._parts = make_parts(
+                self,
+                self._feed,
+                self._method,
+                self._max_workers,
+                self._initializer,
+                self._initargs,
+            )
+            self._encoder, self._store, self._pool, self._reader, _ = self._parts
+            self._started = True
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     # -- the machine's commands, with the lock held
 
@@ -306,9 +239,10 @@ class Shell:
         while self._judgements:
             self._judge(self._judgements.popleft())
         while self._completions:
-            future, status, value = self._completions.popleft()
+            future, status, value = self._completions[0]  # see `_release_conditions`
             if future._settle(status, value):
                 self._callbacks.append(future)
+            self._completions.popleft()
             del future, value  # or they would live until the next round
         if nested:
             return False
@@ -319,15 +253,8 @@ class Shell:
         self._finish()
         return True
 
-    def _begin_change(self) -> None:
-        """Lock held, in a thread of the user's; `_halfway` is to be cleared at the end."""
-        if self._halfway:
-            raise _interrupted()
-        self._halfway = True
-
     def _catch_up(self) -> None:
-        if self._halfway:
-            raise _interrupted()
+        self._change.check()
         if self._dropped:
             dropped: list[Any] = []
             while self._dropped:
@@ -372,8 +299,7 @@ class Shell:
             future._complete(FAILED, failure)
         with self._lock:
             self._pool.kill_all(signal.SIGKILL)
-            self._pool.close()
-            self._reader.close()
+            self._parts.close()
         self.ended.set()
 
     # -- ending
@@ -393,7 +319,8 @@ class Shell:
         with self._lock:
             if not self.ended.is_set():
                 self._close_asked = True
-                if not self._halfway and (cancel_futures or not self._open_runs):
+                self._release_conditions()
+                if not self._change.halfway and (cancel_futures or not self._open_runs):
                     self._feed(ShutdownAsked(cancel_futures))
                     self._pool.flush()
         self._reader.poke()
@@ -413,20 +340,28 @@ class Shell:
         with self._lock:
             if self.ended.is_set():
                 return
-            if not self._halfway:
+            self._release_conditions()
+            if not self._change.halfway:
                 self._feed(Aborted(text))
                 self._pool.flush()
             # Else the reader finds it so, and fails all that is pending.
             self._pool.kill_all(signum)
         self._reader.poke()
 
+    def _release_conditions(self) -> None:
+        """Lock held. Unlock the conditions of unsettled futures that the calling thread has.
+
+        The standard library's `wait` and `as_completed` lock those of all their futures one after
+        the other. A Ctrl-C in the middle leaves them locked, and the reader waits for ever.
+        """
+        for future in [*self._pending.values(), *(item[0] for item in tuple(self._completions))]:
+            future._unlock()
+
     def _never_started(self) -> bool:
         """Whether nothing was ever submitted; then it ends here."""
         with self._lock:
             if not self._started:
                 self.machine.closing = True
-                if self._halfway and hasattr(self, "_pool"):
-                    self._pool.close()  # a Ctrl-C struck before there was a reader
                 self.ended.set()
             return not self._started
 
@@ -434,9 +369,7 @@ class Shell:
         """Every task is done and every worker gone: let go of all the rest."""
         with self._lock:
             self._detach_futures()
-            self._store.close()
-            self._pool.close()
-            self._reader.close()
+            self._parts.close()
             # What the user gave us is not kept any longer than it is needed.
             self._initializer, self._initargs = None, ()
             self.ended.set()
@@ -493,25 +426,37 @@ class Shell:
         if self.pid == -1 or self.ended.is_set():
             return  # a worker is forked from a template that has done this already
         self.pid = -1
-        if hasattr(self, "_pool"):
-            self._pool.let_go()
-        if hasattr(self, "_reader"):
-            self._reader.close()
+        if self._started:
+            self._parts.let_go()
 
 
-def _interrupted() -> BrokenProcessPool:
-    return BrokenProcessPool(
-        "a Ctrl-C (or another exception from a signal handler) struck while this executor was "
-        "taking in a task; its tables cannot be trusted any more, make another executor"
-    )
+class Change:
+    """Around each change that a thread of the user's makes, with the lock held.
 
-
-def _what_is_inherited(main: ModuleType) -> dict[str, Any]:
-    """What of `__main__` forked workers will have, and tasks may refer to by name.
-
-    Functions, classes, modules and numbers; not the script's data, which this would keep alive.
+    Attributes:
+        halfway: a change is being made. Still set when the lock is free: a Ctrl-C, which Python
+            may raise at any line, has left that change half done.
     """
-    return {name: value for name, value in vars(main).items() if is_compared(value)}
+
+    def __init__(self) -> None:
+        self.halfway = False
+
+    def check(self) -> None:
+        """Lock held. Raises if a change was left half done."""
+        if self.halfway:
+            raise BrokenProcessPool(
+                "a Ctrl-C (or another exception from a signal handler) struck while this executor "
+                "was taking in a task; its tables cannot be trusted any more, make another executor"
+            )
+
+    def __enter__(self) -> None:
+        self.check()
+        self.halfway = True
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Our own errors are raised where all is whole; what comes out of nowhere is no Exception.
+        if kind is None or issubclass(kind, Exception):
+            self.halfway = False
 
 
 class Ticket:

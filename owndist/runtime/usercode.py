@@ -114,9 +114,7 @@ def initialize(setup: WorkerSetup, decoder: Decoder) -> bytes | None:
         return None
     except BaseException as error:
         # Said under the standard library's name, where users of executors look for it.
-        logging.getLogger("concurrent.futures").critical(
-            "Exception in initializer:", exc_info=True
-        )
+        logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)
         return dump_error(error)
 
 

@@ -55,6 +55,11 @@ def segment_name(session: str, number: int, k: int) -> str:
     return f"od-{session}-{number}-{k}"
 
 
+def lock_name(session: str) -> str:
+    """The name of the file that is locked while the session lives; see `session_lock`."""
+    return f"od-{session}-lock"
+
+
 def open_segment(name: str, flags: int) -> int:
     """Opens a segment by name and returns the descriptor, which is not inherited.
 
@@ -274,9 +279,10 @@ def sweep(session: str, spill_directory: str) -> None:
     `unlink_segments` must be called for each process.
     """
     prefix = f"od-{session}-"
+    lock = lock_name(session)
     if sys.platform == "linux":
         for name in _names(SHM_DIRECTORY):
-            if name.startswith(prefix):
+            if name.startswith(prefix) and name != lock:
                 unlink_segment(name)
     spill_directory = os.path.abspath(spill_directory)
     for name in _names(spill_directory):
@@ -286,6 +292,8 @@ def sweep(session: str, spill_directory: str) -> None:
         os.rmdir(spill_directory)
     except OSError:
         pass  # never made, or it holds what is not ours: then it is not ours to remove
+    if sys.platform == "linux":
+        unlink_segment(lock)  # the last, so that a sweep which is cut short will be made again
 
 
 def _names(directory: str) -> list[str]:

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 
 import pytest
 
@@ -108,19 +108,13 @@ def test_more_waiting_tasks_than_processes_are_allowed_do_not_hang(fifo: str) ->
 def test_many_callbacks_that_wait_for_another_future_all_run() -> None:
     """Each one reads on for itself; they do not nest."""
     with OwnershipExecutor(2, FORK) as pool:
-        last: list[object] = []
-        ready = threading.Event()
+        gate: Future[int] = Future()  # none may be done before its callback is there
+        futures = [pool.submit(identity, gate) for _ in range(1500)]
+        last = pool.submit(identity, gate)
         seen: list[int] = []
-
-        def callback(_: object) -> None:
-            ready.wait(PATIENCE_S)
-            seen.append(last[0].result(PATIENCE_S))  # type: ignore[attr-defined]
-
-        futures = [pool.submit(identity, number) for number in range(1500)]
         for future in futures:
-            future.add_done_callback(callback)
-        last.append(pool.submit(identity, 7))
-        ready.set()
+            future.add_done_callback(lambda _: seen.append(last.result(PATIENCE_S)))
+        gate.set_result(7)
         wait(futures, timeout=PATIENCE_S)
     assert seen == [7] * 1500
 

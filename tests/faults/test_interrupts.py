@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import time
+from concurrent.futures import Future
+from concurrent.futures._base import _AcquireFutures
 
 import pytest
 
+from owndist import OwnershipExecutor
 from tests.laws.helpers import PATIENCE_S, SLACK
 
 from .conftest import StartScript
@@ -156,3 +159,13 @@ with OwnershipExecutor(2, context) as pool:
     assert script.process.wait(PATIENCE_S) == 0
     assert script.errors.read_text() == ""
     script.seconds_until_gone()
+
+
+def test_a_ctrl_c_inside_wait_does_not_keep_the_executor_from_ending() -> None:
+    """Law 27: it has left the futures locked, as `concurrent.futures.wait` locks them."""
+    with OwnershipExecutor(1) as pool:
+        gate: Future[int] = Future()
+        futures = [pool.submit(abs, gate) for _ in range(10)]
+        _AcquireFutures(futures).__enter__()
+        gate.set_result(-1)
+    assert [future.result(PATIENCE_S) for future in futures] == [1] * 10
