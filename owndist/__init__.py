@@ -16,14 +16,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .executor import OwnershipExecutor, Statistics
+    from .executor import OwnershipExecutor
     from .futures import Future
+    from .statistics import Statistics
 
 __version__ = "0.1.0"
 
 __all__ = ["Future", "OwnershipExecutor", "Statistics", "__version__"]
 
-_HOMES = {"OwnershipExecutor": "executor", "Statistics": "executor", "Future": "futures"}
+_HOMES = {"OwnershipExecutor": "executor", "Statistics": "statistics", "Future": "futures"}
 
 
 def __getattr__(name: str) -> Any:

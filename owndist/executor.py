@@ -6,7 +6,7 @@ import signal
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import ProcessPoolExecutor
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .config import TaskOptions, resolve_options
 from .futures import Future
@@ -18,43 +18,11 @@ if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
     from types import TracebackType
 
+    from .statistics import Statistics
+
 T = TypeVar("T")
 
-__all__ = ["OwnershipExecutor", "Statistics"]
-
-
-class Statistics(NamedTuple):
-    """What an executor has done so far; see `OwnershipExecutor.statistics`.
-
-    Attributes:
-        tasks_submitted: tasks taken in, chunks of a batched `map` counted as one.
-        tasks_finished: tasks that returned a value.
-        tasks_failed: tasks that raised, or could not be run.
-        tasks_cancelled: tasks that were cancelled, or took a cancelled future.
-        tasks_retried: executions beyond the first of a task.
-        workers: worker processes now.
-        workers_died: workers that ended without having been told to.
-        bytes_sent: from this process to its workers, through their links.
-        bytes_received: from the workers.
-        bytes_mapped: values in shared memory that this process has asked for.
-        bytes_put: values that this process has written to shared memory.
-        store_bytes: shared memory that holds values now.
-        store_values: how many values it holds.
-    """
-
-    tasks_submitted: int
-    tasks_finished: int
-    tasks_failed: int
-    tasks_cancelled: int
-    tasks_retried: int
-    workers: int
-    workers_died: int
-    bytes_sent: int
-    bytes_received: int
-    bytes_mapped: int
-    bytes_put: int
-    store_bytes: int
-    store_values: int
+__all__ = ["OwnershipExecutor"]
 
 
 class OwnershipExecutor(ProcessPoolExecutor):
@@ -278,6 +246,8 @@ class OwnershipExecutor(ProcessPoolExecutor):
 
     def statistics(self) -> Statistics:
         """Counters since the start; exact at the moment of the call."""
+        from .statistics import Statistics
+
         return Statistics(**self._driver.counters())
 
     @property
@@ -361,4 +331,4 @@ def _map(
     return map_batched(submit, executor._driver, options, fn, items, timeout, executor._max_workers)
 
 
-OwnershipExecutor.__module__ = Statistics.__module__ = OptionsView.__module__ = "owndist"
+OwnershipExecutor.__module__ = OptionsView.__module__ = "owndist"

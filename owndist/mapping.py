@@ -239,7 +239,7 @@ class _Run:
                 self._send_singly(resubmit, done, stop)
         except WorkerDied:
             # One of them killed the worker. Each for itself now, and that was one of its tries.
-            fewer = self._options._replace(max_retries=self._options.max_retries - 1)
+            fewer = self._options.changed(max_retries=self._options.max_retries - 1)
             try:
                 self._send_singly(functools.partial(self._resubmit, fewer), start, stop)
             except BaseException as error:

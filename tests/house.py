@@ -23,7 +23,7 @@ MODULE_LINES, CLASS_LINES, CLASS_METHODS, FUNCTION_LINES = 600, 440, 30, 80
 
 # Imports go to the own ring or to one further down. "" is owndist/__init__.py.
 RINGS: tuple[frozenset[str], ...] = (
-    frozenset({"", "executor", "mapping"}),
+    frozenset({"", "executor", "mapping", "statistics"}),
     frozenset({"runtime"}),
     frozenset({"futures"}),
     frozenset({"transport", "wire", "store"}),

@@ -22,7 +22,6 @@ Ownership paper's own latency figures use 100 tasks in flight per worker.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from .ids import ProcessNumber, TaskId
@@ -89,16 +88,18 @@ class Leasing:
         self.slots_used = 0  # workers in STARTING, UP or LAST
         self._last_number = 0
 
-    def spawn_for(self, ready: Collection[Task]) -> list[ProcessNumber]:
-        """Numbers of the workers to start now, when these tasks are ready and found none."""
+    def spawn_for(self, waiting: int, wanted: bool) -> list[ProcessNumber]:
+        """Numbers of the workers to start now.
+
+        Args:
+            waiting: how many tasks are ready and found none; counted up to `max_workers`.
+            wanted: whether a worker waits for one of the tasks that are ready.
+        """
         numbers = []
         while (
             self.slots_used < self.max_workers
-            and self.starting < len(ready)
-            and (
-                len(self.workers) < self.max_processes
-                or (not self.slots_used and any(task.wanted for task in ready))
-            )
+            and self.starting < waiting
+            and (len(self.workers) < self.max_processes or (not self.slots_used and wanted))
         ):
             self._last_number += 1
             worker = Worker(self._last_number)

@@ -175,8 +175,7 @@ class Submission:
             worker = leasing.pick(cost)
             if worker is None:
                 if leasing.slots_used < leasing.max_workers:
-                    for number in leasing.spawn_for(ready):
-                        self._commands.append(Spawn(number))
+                    self._ask_for_workers()
                 return
             ready.popleft()
             task.state = T_SENT
@@ -208,6 +207,20 @@ class Submission:
                     ),
                 )
             )
+
+    def _ask_for_workers(self) -> None:
+        """Tasks are ready and no worker can take one."""
+        leasing = self.leasing
+        waiting = 0
+        for task in self.ready:
+            waiting += task.state == T_READY  # not cancelled meanwhile
+            if waiting == leasing.max_workers:
+                break
+        wanted = not leasing.slots_used and any(
+            task.wanted and task.state == T_READY for task in self.ready
+        )
+        for number in leasing.spawn_for(waiting, wanted):
+            self._commands.append(Spawn(number))
 
     def want(self, object_id: ObjectId) -> None:
         """A worker waits for this object: its task, and those that it waits for, go first."""

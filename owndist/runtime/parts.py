@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..core.ids import DRIVER
 from ..store.local import Store
@@ -21,14 +21,22 @@ from .reader import Owner, Reader
 from .setup import InitPayload, WorkerSetup, cache_limit_bytes, new_session
 
 
-class Parts(NamedTuple):
+class Parts:
     """All that is made when the first task comes."""
 
-    encoder: Encoder
-    store: Store
-    pool: WorkerPool
-    reader: Reader
-    lock_fd: int | None  # says that the session lives; see `store.session_lock`
+    def __init__(
+        self,
+        encoder: Encoder,
+        store: Store,
+        pool: WorkerPool,
+        reader: Reader,
+        lock_fd: int | None,  # says that the session lives; see `store.session_lock`
+    ) -> None:
+        self.encoder = encoder
+        self.store = store
+        self.pool = pool
+        self.reader = reader
+        self.lock_fd = lock_fd
 
     def close(self) -> None:
         """Every worker is gone: let go of all the rest."""

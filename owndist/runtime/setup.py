@@ -74,10 +74,8 @@ class WorkerSetup(Record):
 
 
 def new_session() -> str:
-    """Five random bytes as eight letters and digits; short, for macOS's 31-character names."""
-    import base64
-
-    return base64.b32encode(os.urandom(5)).decode().lower()
+    """Five random bytes as ten digits; short, for macOS's 31-character names."""
+    return os.urandom(5).hex()
 
 
 def cache_limit_bytes(max_workers: int) -> int:

@@ -138,7 +138,7 @@ class Shell:
         # A Ctrl-C in the middle waits until all is there, or undone.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
-            self._parts = make_parts(
+            self._parts = parts = make_parts(
                 self,
                 self._feed,
                 self._method,
@@ -146,7 +146,8 @@ class Shell:
                 self._initializer,
                 self._initargs,
             )
-            self._encoder, self._store, self._pool, self._reader, _ = self._parts
+            self._encoder, self._store = parts.encoder, parts.store
+            self._pool, self._reader = parts.pool, parts.reader
             self._started = True
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)

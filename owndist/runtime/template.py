@@ -98,7 +98,13 @@ def _leave_foreground() -> None:
 
 
 def _serve(control: socket.socket, setup: WorkerSetup) -> None:
+    import faulthandler  # noqa: F401
     import multiprocessing
+    import multiprocessing.popen_fork
+
+    # What workers need: once here, while the driver is still busy with its own start, and not in
+    # each of them.
+    from . import worker  # noqa: F401
 
     context = multiprocessing.get_context("fork")
     # A daemonic process may not have children, says multiprocessing; it means to keep them from

@@ -196,10 +196,8 @@ def _mapping_limit() -> int:
     if sys.version_info >= (3, 13):
         return _MOST_MAPPINGS
     else:
-        import resource  # needed here alone, and not there on every system
-
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        return _MOST_MAPPINGS if soft == resource.RLIM_INFINITY else min(soft // 2, _MOST_MAPPINGS)
+        soft = os.sysconf("SC_OPEN_MAX")
+        return _MOST_MAPPINGS if soft < 0 else min(soft // 2, _MOST_MAPPINGS)
 
 
 def _lost(extent: Extent, what: str) -> Exception:

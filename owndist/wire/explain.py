@@ -128,6 +128,8 @@ class _Search:
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     """Give the parts of a value with the text that leads to each."""
+    if _refuses(value):
+        return
     if isinstance(value, dict):
         for key, item in value.items():
             yield f"[{_short(key)}]", item
@@ -164,6 +166,18 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
         for name in (slots,) if isinstance(slots, str) else tuple(slots):
             if hasattr(value, name):
                 yield f".{name}", getattr(value, name)
+
+
+def _refuses(value: Any) -> bool:
+    """Whether the class itself says that its objects cannot be pickled, and so knows best why."""
+    kind: Any = type(value)
+    if kind.__reduce__ is object.__reduce__ and kind.__reduce_ex__ is object.__reduce_ex__:
+        return False
+    try:
+        value.__reduce_ex__(5)
+    except Exception:
+        return True
+    return False
 
 
 def _dump_alone(value: Any) -> int:

@@ -206,3 +206,16 @@ def test_tables_add_up_when_a_worker_dies(moment: str) -> None:
         door.up(2)
         assert door.tasks_sent()[-1][:2] == (2, 1)
     assert door.machine.leasing.slots_used == (moment != "idle")
+
+
+def test_no_worker_is_started_for_a_task_that_was_cancelled() -> None:
+    """Three tasks, all but one cancelled while the first worker starts."""
+    door = Door(max_workers=4)
+    door.submit(1)
+    assert door.spawned() == [1]
+    door.submit(2)
+    assert door.spawned() == [1, 2]
+    for task in (1, 2):
+        door.cancel(task)
+    door.submit(3)
+    assert door.spawned() == [1, 2]

@@ -234,6 +234,16 @@ def test_results_may_hold_futures_when_allowed() -> None:
 LOCK = threading.Lock()
 
 
+class Refuses:
+    """Says itself why it cannot be pickled; what it is made of does not matter."""
+
+    def __init__(self, lock: Any) -> None:
+        self.lock = lock
+
+    def __reduce__(self) -> Any:
+        raise TypeError("make one over there")
+
+
 @pytest.mark.parametrize(
     ("args", "kwargs", "expected"),
     [
@@ -244,6 +254,11 @@ LOCK = threading.Lock()
         ((Slotted(Holder(x=[LOCK])),), {}, "argument 1: value.inner.x[0] (type _thread.lock)"),
         ((lambda: LOCK,), {}, "argument 1"),
         (((i for i in ()),), {}, "argument 1 (type generator)"),
+        (
+            ([Refuses(LOCK)],),
+            {},
+            f"argument 1: value[0] (type {__name__}.Refuses): TypeError: make one over there",
+        ),
     ],
 )
 def test_errors_name_the_argument_and_the_part(
