@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from owndist.core.ids import DRIVER
+from owndist.core.leasing import OVERDUE_NS, Worker
 from owndist.core.machine import Machine
 from owndist.core.records import Record
 
@@ -42,14 +43,22 @@ class Exploration:
         make: a new world.
         script: the user program; its statements run in order, at any moment.
         deaths: how many workers may be killed, at any moment.
+        ticks: how often time may pass while something else could happen. Without a bound a task
+            could be called back and sent again for ever.
         most: give up (and fail) after so many states.
     """
 
     def __init__(
-        self, make: Callable[[], World], script: Script, deaths: int = 0, most: int = 20_000
+        self,
+        make: Callable[[], World],
+        script: Script,
+        deaths: int = 0,
+        ticks: int = 2,
+        most: int = 30_000,
     ) -> None:
         self.states = self.ends = 0
         self._make, self._script, self._deaths, self._most = make, script, deaths, most
+        self._ticks = ticks
         self._seen: set[int] = set()
 
     def run(self) -> Exploration:
@@ -59,11 +68,12 @@ class Exploration:
             path = todo.pop()
             try:
                 world, said = self._replay(path)
-                key = hash(_fingerprint((world.__dict__, said), {}))
+                ticks = path.count((DRIVER, "tick"))
+                key = hash(_fingerprint((world.__dict__, said, ticks), {}, world.now))
                 if key in self._seen:
                     continue
                 self._seen.add(key)
-                choices = self._choices(world, said)
+                choices = self._choices(world, said, ticks)
                 if not choices:
                     self.ends += 1
                     self._finish(world)
@@ -90,7 +100,7 @@ class Exploration:
                 world.do(number, name)
         return world, said
 
-    def _choices(self, world: World, said: int) -> list[Choice]:
+    def _choices(self, world: World, said: int, ticks: int) -> list[Choice]:
         for number, worker in world.workers.items():
             name = worker.private_action()
             if name is not None:
@@ -101,7 +111,7 @@ class Exploration:
         if said < len(self._script):
             found.append((DRIVER, "say"))
         deadline = world.machine.next_deadline()
-        if deadline is not None and deadline > world.now:
+        if deadline is not None and deadline > world.now and (ticks < self._ticks or not found):
             found.append((DRIVER, "tick"))
         # A death is no way on: where nothing else can happen, the program must have ended.
         return found if any(name != "die" for _, name in found) else []
@@ -113,29 +123,37 @@ class Exploration:
         world.check_rest()
 
 
-def _fingerprint(thing: Any, ids: dict[int, int]) -> Any:
-    """A value that is equal for equal states, and can be hashed."""
+def _fingerprint(thing: Any, ids: dict[int, int], now: int) -> Any:
+    """A value that is equal for equal states, and can be hashed.
+
+    Of a time only that counts by which the machine decides: whether it has come.
+    """
     if isinstance(thing, _PLAIN):
         return thing
     known = ids.get(id(thing))
     if known is not None:
         return ("seen", known)
     if isinstance(thing, tuple):
-        return tuple(_fingerprint(item, ids) for item in thing)
+        return tuple(_fingerprint(item, ids, now) for item in thing)
     ids[id(thing)] = len(ids)
     if isinstance(thing, dict):
-        return tuple((key, _fingerprint(value, ids)) for key, value in thing.items())
+        return tuple((key, _fingerprint(value, ids, now)) for key, value in thing.items())
     if isinstance(thing, OneAtATime):
         return "rng"
     if isinstance(thing, Machine):
-        skipped = ("_on_report", "_on_message")
-        return _fingerprint({k: v for k, v in vars(thing).items() if k not in skipped}, ids)
+        skipped = ("_on_report", "_on_message", "_deadline")
+        state = {k: v for k, v in vars(thing).items() if k not in skipped}
+        deadline = thing.next_deadline()
+        state["due"] = None if deadline is None else deadline <= now
+        return _fingerprint(state, ids, now)
+    if isinstance(thing, Worker):
+        state = {k: getattr(thing, k) for k in thing.__slots__ if k != "progress_at"}
+        state["overdue"] = thing.progress_at + OVERDUE_NS <= now
+        return _fingerprint(state, ids, now)
     if hasattr(thing, "__dict__"):
-        state = {k: v for k, v in vars(thing).items() if k not in ("steps", "now", "history")}
-        return _fingerprint(state, ids)
+        state = {k: v for k, v in vars(thing).items() if k not in ("steps", "now")}
+        return _fingerprint(state, ids, now)
     slots = getattr(type(thing), "__slots__", None)
     if slots is not None and (isinstance(thing, Record) or slots):
-        return tuple(
-            _fingerprint(getattr(thing, slot), ids) for slot in slots if slot != "progress_at"
-        )
-    return tuple(_fingerprint(item, ids) for item in thing)
+        return tuple(_fingerprint(getattr(thing, slot), ids, now) for slot in slots)
+    return tuple(_fingerprint(item, ids, now) for item in thing)
