@@ -20,6 +20,10 @@ def simulate(seed: int, record: bool = False) -> World:
         deaths=rng.choice((0, 0, 1, 3, 8)),
         record=record,
     )
+    # Draws of their own, so that the programs of known seeds stay what they are.
+    ends = random.Random(f"{seed} the end")
+    world.initializer_fails = ends.random() < 0.02
+    abort_at = ends.randint(0, 29) if ends.random() < 0.04 else None  # operations before the end
     operations = rng.randint(3, 30)
     borrows = rng.choice((0.1, 0.4, 0.9))  # how much of it is about futures that stay futures
     short = rng.choice((0.3, 0.9))  # how many tasks are known to be short: those are sent ahead
@@ -30,7 +34,11 @@ def simulate(seed: int, record: bool = False) -> World:
         if rng.random() < busy or not world.choose(idle_chance):
             operations -= 1
             _operate(world, rng, borrows, short)
-    if shutdown_early:
+            if operations == abort_at:
+                world.abort()
+                break
+    shutdown_early |= world.aborted
+    if shutdown_early and not world.aborted:
         world.shutdown(cancel=rng.random() < 0.5)
     for object_id in list(world.promises):
         world.fulfil(object_id, READY, stored=True)

@@ -27,6 +27,7 @@ from owndist.core.ids import DRIVER, ExtentKey
 from owndist.core.machine import Machine
 from owndist.core.messages import TASK
 from owndist.core.reports import (
+    Aborted,
     CancelAsked,
     ErrorJudged,
     Fulfilled,
@@ -43,7 +44,7 @@ from owndist.core.reports import (
     WorkerEnded,
 )
 from owndist.core.submission import Command
-from owndist.core.values import CANCELLED, READY
+from owndist.core.values import BROKEN, CANCELLED, FAILED, READY
 
 from .memory import Memory, inline
 from .specs import Outcome, Spec, check_outcome, expected_text
@@ -67,6 +68,7 @@ class World:
         self.now = 0
         self.deaths_left = deaths
         self.initializer_fails = False
+        self.aborted = False
         self.workers: dict[int, SimWorker] = {}
         self.specs: dict[int, Spec] = {}
         self.outcomes: dict[int, Outcome] = {}
@@ -168,6 +170,15 @@ class World:
     def shutdown(self, cancel: bool) -> None:
         self.cancelled_all |= cancel
         self._feed(ShutdownAsked(cancel))
+
+    def abort(self) -> None:
+        """`terminate_workers()`: what has not ended is given up, and the workers are killed."""
+        self.aborted = True
+        self.memory.strict = False
+        self._feed(Aborted("the workers were killed"))
+        for worker in self.workers.values():
+            if worker.status not in (DEAD, EXITED):
+                worker.die()
 
     # -- steps
 
@@ -337,7 +348,7 @@ class World:
         for worker in self.workers.values():
             if worker.status == RUNNING:
                 for address in worker.machine.borrowing.objects:
-                    assert address.id in entries, (
+                    assert address.id in entries or self.aborted, (
                         f"object {address.id} was freed; worker {worker.number} borrows it"
                     )
 
@@ -354,8 +365,18 @@ class World:
         """Every future has exactly one outcome, and the right one."""
         for spec in self.specs.values():
             assert spec.id in self.outcomes, f"task {spec.id} never ended: {spec.history}"
-            check_outcome(spec, self.outcomes, self.specs, self.cancelled_all)
+            if not self._given_up(spec.id):
+                check_outcome(spec, self.outcomes, self.specs, self.cancelled_all)
         assert not self.cancels, f"cancels without an answer: {self.cancels}"
+
+    def _given_up(self, task: int) -> bool:
+        """Whether the task ended because the pool did: broken from the start, or aborted."""
+        status, value = self.outcomes[task]
+        broken = status == FAILED and value[0] == BROKEN
+        if self.initializer_fails:
+            assert broken or status == CANCELLED or not self.specs[task].history
+            return broken
+        return self.aborted and (broken or status == CANCELLED)
 
     def check_rest(self) -> None:
         """All handles and views are gone: nothing is left in any table (Law 14)."""
