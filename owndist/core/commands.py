@@ -118,18 +118,6 @@ class Spawn(Record):
         self.worker = worker
 
 
-class Kill(Record):
-    """End a worker process at once."""
-
-    __slots__ = ("worker",)
-
-    def __init__(
-        self,
-        worker: ProcessNumber,
-    ) -> None:
-        self.worker = worker
-
-
 class Drained(Record):
     """After `ShutdownAsked`: every task has its outcome; workers may stop."""
 
@@ -152,14 +140,27 @@ class Log(Record):
         self.args = args
 
 
+Command = (
+    Send
+    | Complete
+    | CancelAnswered
+    | JudgeError
+    | Free
+    | Unlink
+    | SweepDead
+    | Spawn
+    | Drained
+    | Log
+)
+
 __all__ = [
     "CancelAnswered",
+    "Command",
     "Complete",
     "Drained",
     "ExtentKey",
     "Free",
     "JudgeError",
-    "Kill",
     "Log",
     "Send",
     "Spawn",

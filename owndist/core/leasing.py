@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from .ids import ProcessNumber, TaskId
 
 if TYPE_CHECKING:
-    from .submission import Task
+    from .task import Task
 
 # Estimated work that a worker may hold, in nanoseconds. An interpreter switches threads every
 # 5 ms when one of them computes, so the owner may be that late; 4 ms is nearly always enough, and

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .borrowing import Borrowing
-from .commands import Complete, Drained, Free, Log, Send, SweepDead, Unlink
+from .commands import Command, Complete, Drained, Free, Log, Send, SweepDead, Unlink
 from .execution import Execution
 from .ids import DRIVER, Address, ObjectId, ProcessNumber
 from .leasing import OVERDUE_NS, STARTING, Leasing
@@ -66,7 +66,7 @@ from .reports import (
     Unmapped,
     WorkerEnded,
 )
-from .submission import Command, Submission
+from .submission import Submission
 from .values import BROKEN, FAILED, LOST, PENDING, READY, Failure
 
 # Workers that end by themselves one after the other before they are ready: more attempts will not

@@ -30,7 +30,7 @@ from .ids import ExtentKey, ObjectId, ProcessNumber
 from .values import PENDING, Extent, Failure, Value, extent_key, extent_of
 
 if TYPE_CHECKING:
-    from .submission import Task
+    from .task import Task
 
 
 class Entry:

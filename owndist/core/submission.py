@@ -1,16 +1,8 @@
 """The owner's side of tasks: from submission to outcome.
 
-Rules of this file: every change of a task's state happens here. A task is
-
-    WAITING   some argument is still to come     (found in the `dependents` of those entries)
-    READY     it may run                         (in `ready`, unless cancelled meanwhile)
-    SENT      a worker has it                    (in that worker's `queue`)
-    JUDGING   it raised; is that to be retried?  (nowhere but in `tasks`)
-    OVER      it has its outcome                 (no longer in `tasks`)
-
-and `tasks` holds all but those that are OVER. Dependencies are resolved here, at the owner,
-before a worker is sought (Ownership paper, section 4.1; Ray does the same): a task that is READY
-has every value it needs.
+Rules of this file: every change of a task's state (see `task`) happens here. Dependencies are
+resolved here, at the owner, before a worker is sought (Ownership paper, section 4.1; Ray does the
+same): a task that is READY has every value it needs.
 
 An attempt number goes with every dispatch and comes back with the result; anything that carries
 another one is stale and changes nothing. Purity does not save one from late reports; numbers do.
@@ -21,92 +13,20 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from .commands import (
-    CancelAnswered,
-    Complete,
-    Drained,
-    Free,
-    JudgeError,
-    Kill,
-    Log,
-    Send,
-    Spawn,
-    SweepDead,
-    Unlink,
-)
+from .commands import CancelAnswered, Command, Complete, JudgeError, Log, Send, Spawn
 from .ids import ObjectId, ProcessNumber, TaskId, execution_id
 from .leasing import AHEAD_NS, OVERDUE_NS, UP, Leasing, Worker
 from .messages import OUTCOME, RECALL, STOP, TASK
 from .references import Entry, ReferenceTable
 from .reports import Submitted
+from .task import T_JUDGING, T_OVER, T_READY, T_SENT, T_WAITING, Task
 from .values import CANCELLED, DIED, ERROR, FAILED, PENDING, READY, Failure, Value
-
-Command = (
-    Send
-    | Complete
-    | CancelAnswered
-    | JudgeError
-    | Free
-    | Unlink
-    | SweepDead
-    | Spawn
-    | Kill
-    | Drained
-    | Log
-)
-
-T_WAITING, T_READY, T_SENT, T_JUDGING, T_OVER = range(5)
 
 # What a task costs a worker besides the user's function: reading, unpickling, replying. It bounds
 # how many no-op tasks are sent ahead.
 LEAST_COST_NS = 10_000
 
 _WARNING = 30  # logging's number; the core imports no logging
-
-
-class Task:
-    """One submitted task, until it has its outcome."""
-
-    __slots__ = (
-        "args",
-        "attempt",
-        "cancel_asked",
-        "charged",
-        "cost_ns",
-        "entries",
-        "failure",
-        "function",
-        "id",
-        "judged",
-        "max_retries",
-        "name",
-        "nested",
-        "slots",
-        "state",
-        "waiting",
-        "wanted",
-        "worker",
-    )
-
-    def __init__(self, report: Submitted) -> None:
-        self.id = report.task
-        self.function = report.function
-        self.entries = report.entries
-        self.args = report.args
-        self.slots = report.slots
-        self.nested = report.nested
-        self.name = report.name
-        self.max_retries = report.max_retries
-        self.judged = report.judged
-        self.state = T_READY
-        self.attempt = 0  # counts dispatches: what comes back with another number is stale
-        self.charged = 0  # executions that ended in a death or a retried error
-        self.waiting = 0  # slots whose objects are still to come
-        self.worker: Worker | None = None
-        self.cost_ns = AHEAD_NS  # estimate at the last dispatch
-        self.cancel_asked = False
-        self.wanted = False  # a worker waits for it
-        self.failure: Failure | None = None  # what is being judged
 
 
 class Submission:

@@ -25,6 +25,7 @@ from typing import Any
 
 from ..core.commands import (
     CancelAnswered,
+    Command,
     Complete,
     Drained,
     Free,
@@ -46,7 +47,6 @@ from ..core.reports import (
     Unmapped,
     WorkerEnded,
 )
-from ..core.submission import Command
 from ..core.values import (
     BROKEN,
     ERROR,
@@ -57,6 +57,7 @@ from ..core.values import (
 from ..futures import Future
 from ..store.segments import unlink_segment
 from ..wire.failures import exception_of
+from .change import Change
 from .parts import make_parts
 from .template import NOT_STARTED
 
@@ -429,35 +430,6 @@ class Shell:
         self.pid = -1
         if self._started:
             self._parts.let_go()
-
-
-class Change:
-    """Around each change that a thread of the user's makes, with the lock held.
-
-    Attributes:
-        halfway: a change is being made. Still set when the lock is free: a Ctrl-C, which Python
-            may raise at any line, has left that change half done.
-    """
-
-    def __init__(self) -> None:
-        self.halfway = False
-
-    def check(self) -> None:
-        """Lock held. Raises if a change was left half done."""
-        if self.halfway:
-            raise BrokenProcessPool(
-                "a Ctrl-C (or another exception from a signal handler) struck while this executor "
-                "was taking in a task; its tables cannot be trusted any more, make another executor"
-            )
-
-    def __enter__(self) -> None:
-        self.check()
-        self.halfway = True
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # Our own errors are raised where all is whole; what comes out of nowhere is no Exception.
-        if kind is None or issubclass(kind, Exception):
-            self.halfway = False
 
 
 class Ticket:

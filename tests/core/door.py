@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from owndist.core import messages as m
-from owndist.core.commands import CancelAnswered, Complete, Free, Send, Spawn
+from owndist.core.commands import CancelAnswered, Command, Complete, Free, Send, Spawn
 from owndist.core.ids import DRIVER, execution_id
 from owndist.core.machine import Machine
 from owndist.core.reports import (
@@ -17,7 +17,6 @@ from owndist.core.reports import (
     TimerDue,
     WorkerEnded,
 )
-from owndist.core.submission import Command
 from owndist.core.values import ERROR, FAILED, READY
 
 C = TypeVar("C")

@@ -13,6 +13,7 @@ from typing import Any
 
 from owndist.core.commands import (
     CancelAnswered,
+    Command,
     Complete,
     Drained,
     Free,
@@ -43,7 +44,6 @@ from owndist.core.reports import (
     Unmapped,
     WorkerEnded,
 )
-from owndist.core.submission import Command
 from owndist.core.values import BROKEN, CANCELLED, FAILED, READY
 
 from .memory import Memory, inline

@@ -1,0 +1,34 @@
+"""Noticing that a change of the driver's tables was left half done."""
+
+from __future__ import annotations
+
+from concurrent.futures.process import BrokenProcessPool
+
+
+class Change:
+    """Around each change that a thread of the user's makes, with the lock held.
+
+    Attributes:
+        halfway: a change is being made. Still set when the lock is free: a Ctrl-C, which Python
+            may raise at any line, has left that change half done.
+    """
+
+    def __init__(self) -> None:
+        self.halfway = False
+
+    def check(self) -> None:
+        """Lock held. Raises if a change was left half done."""
+        if self.halfway:
+            raise BrokenProcessPool(
+                "a Ctrl-C (or another exception from a signal handler) struck while this executor "
+                "was taking in a task; its tables cannot be trusted any more, make another executor"
+            )
+
+    def __enter__(self) -> None:
+        self.check()
+        self.halfway = True
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Our own errors are raised where all is whole; what comes out of nowhere is no Exception.
+        if kind is None or issubclass(kind, Exception):
+            self.halfway = False
