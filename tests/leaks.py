@@ -191,7 +191,8 @@ def _token(path: Path) -> str:
     """What the maps and descriptors of a process show if it has to do with a segment or a file.
 
     For segments that is the session, `od-<session>-` of `od-<session>-<number>-<k>`: not every
-    segment of a session is in someone's hands at every moment.
+    segment of a session is in someone's hands at every moment, but its lock is, until its last
+    process has ended.
     """
     if path.parent == SEGMENT_DIRECTORY:
         return "-".join(path.name.split("-")[:2]) + "-"

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .leasing import AHEAD_NS
 from .reports import Submitted
 from .values import Failure
 
@@ -63,7 +62,7 @@ class Task:
         self.charged = 0  # executions that ended in a death or a retried error
         self.waiting = 0  # slots whose objects are still to come
         self.worker: Worker | None = None
-        self.cost_ns = AHEAD_NS  # estimate at the last dispatch
+        self.cost_ns = 0  # estimate at the last dispatch
         self.cancel_asked = False
         self.wanted = False  # a worker waits for it
         self.failure: Failure | None = None  # what is being judged

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-import threading
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -23,6 +20,7 @@ from tests.laws.helpers import (
     entries,
     eventually,
     kill,
+    killing,
     live_children,
     template_of,
 )
@@ -62,33 +60,6 @@ def run_serially(steps: Plan) -> list[int]:
     for number, _, size, takes in steps:
         values.append(work(number, 0, size, *[values[taken] for taken in takes]))
     return [checksum for checksum, _ in values]
-
-
-@contextmanager
-def killing(template: psutil.Process, seed: int, least: float, most: float) -> Iterator[list[int]]:
-    """While in this context, a random worker is killed every `least` to `most` seconds."""
-    chance = random.Random(seed)
-    done = threading.Event()
-    killed: list[int] = []
-
-    def strike() -> None:
-        while not done.wait(chance.uniform(least, most)):
-            victims = live_children(template)
-            if victims:
-                victim = chance.choice(victims)
-                try:
-                    victim.kill()
-                except psutil.NoSuchProcess:
-                    continue  # it was quicker
-                killed.append(victim.pid)
-
-    thread = threading.Thread(target=strike)
-    thread.start()
-    try:
-        yield killed
-    finally:
-        done.set()
-        thread.join()
 
 
 def run_under_fire(seed: int, count: int, max_workers: int) -> int:

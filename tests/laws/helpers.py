@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 import re
 import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -111,3 +114,30 @@ def sessions_of(pids: list[int]) -> set[str]:
 def segments_of(session: str) -> list[str]:
     """The names of a session's segments that exist."""
     return sorted(n for n in os.listdir("/dev/shm") if n.startswith(f"od-{session}-"))
+
+
+@contextmanager
+def killing(template: psutil.Process, seed: int, least: float, most: float) -> Iterator[list[int]]:
+    """While in this context, a random worker is killed every `least` to `most` seconds."""
+    chance = random.Random(seed)
+    done = threading.Event()
+    killed: list[int] = []
+
+    def strike() -> None:
+        while not done.wait(chance.uniform(least, most)):
+            victims = live_children(template)
+            if victims:
+                victim = chance.choice(victims)
+                try:
+                    victim.kill()
+                except psutil.NoSuchProcess:
+                    continue  # it was quicker
+                killed.append(victim.pid)
+
+    thread = threading.Thread(target=strike)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        done.set()
+        thread.join()

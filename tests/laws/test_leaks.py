@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
-import random
 import subprocess
 import sys
-import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from .helpers import (
     at_rest,
     eventually,
     kill,
+    killing,
     live_children,
     sessions_of,
     template_of,
@@ -128,28 +127,11 @@ def test_an_executor_that_ends_without_wait_leaves_nothing(gate: Gate) -> None:
 @pytest.mark.slow
 def test_workers_killed_at_random_points_leave_nothing(make_pool: MakePool, seed: int) -> None:
     """Law 29: while values are written, read, mapped, kept and freed."""
-    chance = random.Random(seed)
     pool = make_pool(3)
     view = pool.options(max_retries=1000)
     template = template_of(pool.submit(os.getpid).result(PATIENCE_S))
-    done = threading.Event()
-    killed: list[int] = []
-
-    def strike() -> None:
-        while len(killed) < 60 and not done.wait(chance.uniform(0.005, 0.06)):
-            victims = live_children(template)
-            if victims:
-                victim = chance.choice(victims)
-                try:
-                    victim.kill()
-                except psutil.NoSuchProcess:
-                    continue  # it was quicker
-                killed.append(victim.pid)
-
-    killer = threading.Thread(target=strike)
-    killer.start()
-    try:
-        while killer.is_alive():
+    with killing(template, seed, 0.005, 0.06) as killed:
+        while len(killed) < 60:
             assert template.is_running(), "the template has died of it"
             values = [view.submit(tasks.make_bytes, n, 300_000) for n in range(6)]
             values += [view.submit(tasks.plus_one, value) for value in values]
@@ -161,9 +143,6 @@ def test_workers_killed_at_random_points_leave_nothing(make_pool: MakePool, seed
             assert all(future.result(PATIENCE_S) for future in kept)
             assert tasks.total(values[7].result(PATIENCE_S)) == 600_000
             del values, kept, sums
-    finally:
-        done.set()
-        killer.join()
     for child in live_children(template):  # with all that they kept
         kill(child.pid)
     at_rest(pool, 0)
