@@ -16,7 +16,7 @@ import fcntl
 import os
 import sys
 
-from .segments import SHM_DIRECTORY, lock_name, sweep, unlink_segment
+from .segments import SHM_DIRECTORY, lock_name, sweep
 
 _PREFIX, _SUFFIX = lock_name("*").split("*")
 
@@ -35,23 +35,21 @@ def lock_session(session: str, spill_directory: str) -> int | None:
     if sys.platform != "linux":
         return None
     path = os.path.join(SHM_DIRECTORY, lock_name(session))
-    while True:
-        try:
-            fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except OSError:
-            return None  # no shared memory here, or it is full: all values go to files
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            if _is_at(fd, path):
-                os.pwrite(fd, os.fsencode(spill_directory), 0)
-                return fd
-        except OSError:
-            # No room for a page of text, or no locks here. To be safe: nobody is to take it for
-            # that of a dead session.
-            unlink_segment(lock_name(session))
-            os.close(fd)
-            return None
-        os.close(fd)  # somebody took it for a dead one, before it was locked, and removed it
+    # It gets its name when it is locked, so that nobody takes it for that of a dead session.
+    unnamed = f"{path}-made"
+    try:
+        fd = os.open(unnamed, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return None  # no shared memory here, or it is full: all values go to files
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.pwrite(fd, os.fsencode(spill_directory), 0)
+        os.rename(unnamed, path)
+    except OSError:
+        os.close(fd)
+        os.unlink(unnamed)
+        return None  # no room for a page of text, or no locks here
+    return fd
 
 
 def sweep_dead_sessions() -> None:
@@ -76,17 +74,9 @@ def _sweep_if_dead(session: str) -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         spill_directory = os.fsdecode(os.pread(fd, 4096, 0))
-        if spill_directory and os.fstat(fd).st_uid == os.geteuid() and _is_at(fd, path):
+        if spill_directory and os.fstat(fd).st_uid == os.geteuid():
             sweep(session, spill_directory)
     except OSError:
         pass  # it lives, or something in there is not ours to remove
     finally:
         os.close(fd)
-
-
-def _is_at(fd: int, path: str) -> bool:
-    """Whether the file that is open still has this name."""
-    try:
-        return os.path.samestat(os.fstat(fd), os.stat(path))
-    except FileNotFoundError:
-        return False

@@ -94,8 +94,11 @@ def has_ended(pid: int) -> bool:
 
 
 def kill(pid: int, signum: int = signal.SIGKILL) -> None:
-    """Send a signal and wait until the process has ended."""
-    os.kill(pid, signum)
+    """Send a signal and wait until the process has ended, if it had not already."""
+    try:
+        os.kill(pid, signum)
+    except ProcessLookupError:
+        return
     eventually(lambda: has_ended(pid), f"process {pid} does not end")
 
 
