@@ -374,9 +374,10 @@ class World:
         status, value = self.outcomes[task]
         broken = status == FAILED and value[0] == BROKEN
         if self.initializer_fails:
-            assert broken or status == CANCELLED or not self.specs[task].history
-            return broken
-        return self.aborted and (broken or status == CANCELLED)
+            assert not self.specs[task].history, f"task {task} ran though nothing was set up"
+        if self.aborted:
+            return broken or status == CANCELLED
+        return broken and self.initializer_fails
 
     def check_rest(self) -> None:
         """All handles and views are gone: nothing is left in any table (Law 14)."""
