@@ -97,6 +97,7 @@ class OwnershipExecutor(ProcessPoolExecutor):
                     "method; supply a different mp_context"
                 )
         self._max_workers = max_workers
+        self._max_tasks_per_child = max_tasks_per_child
         self._mp_context = mp_context
         self._options = resolve_options(
             TaskOptions(), {"max_retries": max_retries, "retry_exceptions": retry_exceptions}
@@ -328,6 +329,9 @@ def _map(
         return map_in_chunks(submit, fn, items, timeout, chunksize, buffersize)
     if chunksize == 1 or buffersize is not None:
         return map_one_by_one(submit, fn, items, timeout, buffersize)
+    if type(executor).submit is not OwnershipExecutor.submit or executor._max_tasks_per_child:
+        # A subclass sees every item; and an item counts as a task.
+        return map_one_by_one(submit, fn, items, timeout, None)
     return map_batched(submit, executor._driver, options, fn, items, timeout, executor._max_workers)
 
 

@@ -12,7 +12,7 @@ library.
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures._base import (
     CANCELLED,
     CANCELLED_AND_NOTIFIED,
@@ -25,6 +25,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from .core import values
 from .core.ids import DRIVER, LOCAL_HOST, Address, ObjectId
+from .settled import SettledCondition
 from .wire.failures import exception_of
 from .wire.pickling import reduce_future
 
@@ -36,7 +37,7 @@ __all__ = ["Future"]
 class Peer(Protocol):
     """What a future needs of the process it lives in."""
 
-    done_condition: Condition
+    settled: SettledCondition
 
     def load(self, value: Any) -> Any: ...
     def wait_for(self, future: Future[Any], timeout: float | None) -> None: ...
@@ -44,6 +45,10 @@ class Peer(Protocol):
     def is_running(self, object_id: ObjectId | Address) -> bool: ...
     def note_dropped(self, object_id: ObjectId | Address, stored: bool) -> None: ...
     def make_waiters(self, future: Future[Any]) -> list[Any]: ...
+
+
+class Detached(Exception):
+    """The store has closed meanwhile; the future has been told how to get its value without it."""
 
 
 class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
@@ -173,20 +178,38 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
 
     def _complete(self, status: int, value: Any) -> None:
         """The outcome is there. No lock may be held: callbacks run. Twice is as once."""
-        if self._settle(status, value):
+        callbacks = self._settle(status, value)
+        self._run_then()
+        if callbacks:
             self._run_callbacks()
+
+    def _then(self, callback: Callable[[Future[T]], None]) -> None:
+        """Have one of our own functions called when this is settled, by whoever settles it.
+
+        Unlike the users' callbacks it is also called while one of those waits for something.
+        """
+        with self._condition:
+            if not self._is_settled():
+                self.__dict__["_callback"] = callback
+                return
+        callback(self)
+
+    def _run_then(self) -> None:
+        callback = self.__dict__.pop("_callback", None)
+        if callback is not None:
+            callback(self)
 
     def _settle(self, status: int, value: Any) -> bool:
         """Take the outcome and wake who waits. True: there are callbacks to run."""
-        # A future that nobody has waited for gets a condition that is shared by all of the
-        # peer's, before its state changes and while that condition is held. Whoever comes to
-        # wait from then on takes the same one, and sees the final state only.
-        shared = self._peer.done_condition
-        with shared:
-            condition = self.__dict__.setdefault("_condition", shared)
-            if condition is shared:
+        # A future that nobody has waited for gets the condition for those that are settled, before
+        # its state changes. Whoever comes to wait from then on gets that one too, which lets
+        # nobody in until the change is made.
+        settled = self._peer.settled
+        with settled.settling:
+            condition = self.__dict__.setdefault("_condition", settled)
+            if condition is settled:
                 first = self._change_state(status, value)
-        if condition is not shared:
+        if condition is not settled:
             with condition:
                 first = self._change_state(status, value)
                 condition.notify_all()
@@ -194,6 +217,8 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
 
     def _run_callbacks(self) -> None:
         self._invoke_callbacks()
+        # As a rule they lead back here, and would keep the value until the next collection.
+        self._done_callbacks.clear()
 
     def _change_state(self, status: int, value: Any) -> bool:
         """Condition held. True: this was the first time."""
@@ -217,8 +242,8 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
 
     def _unlock(self) -> None:
         """Let go of the condition as often as the calling thread has it."""
-        condition: Any = self.__dict__.get("_condition")
-        while condition is not None and condition._is_owned():
+        condition = self.__dict__.get("_condition")
+        while isinstance(condition, Condition) and condition._is_owned():  # type: ignore[attr-defined]
             condition.release()
 
     def _detach(self, load: Any) -> None:
@@ -251,6 +276,9 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
                 return
             try:
                 loaded = value() if callable(value) else self._peer.load(value)
+            except Detached:
+                self._resolve(want_value)
+                return
             except KeyboardInterrupt:
                 raise  # the user's, not the value's: the next one to ask may have more luck
             except BaseException as error:

@@ -1,9 +1,10 @@
 """`map`, with short items sent to the workers many at a time.
 
-A user cannot tell batched items from single ones, except by the speed: each item has its own
-outcome; an item that raises, or whose value cannot be pickled, spoils no other; a chunk runs no
-longer than `CHUNK_S` beyond the item it is at, and gives back the rest; a worker that dies takes
-no item's retries but those of the items of its chunk, which are then run one by one.
+A user cannot tell batched items from single ones, except by the speed. So only such items are sent
+together that cannot tell each other anything: the function keeps nothing from call to call, the
+arguments are small and cannot change (numbers, short texts, tuples of such). Each item has its own
+outcome; a chunk ends early at the first value that is not of that kind, or after `CHUNK_S`, and the
+rest runs one by one; so do all items of a chunk whose worker died, with one retry less.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import WorkerDied
 from .futures import Future
-from .runtime.chunks import ChunkCall, Outcome
+from .runtime.chunks import Outcome, chunk_call
+from .wire.stateless import ATOMS, is_fixed, is_stateless
 
 if TYPE_CHECKING:
     from .config import TaskOptions
@@ -134,29 +136,33 @@ def map_batched(
 ) -> Iterator[Any]:
     """Items one by one or many at a time, whatever is faster."""
     listed = list(items)
-    largest = _largest_chunk(listed, options, workers)
+    largest = _largest_chunk(fn, listed, options, workers)
     if largest <= 1:
         return map_one_by_one(submit, fn, listed, timeout, None)
     end = None if timeout is None else timeout + time.monotonic()
     run = _Run(driver, options, fn, listed)
-    run.begin(submit, largest, workers)
+    run.begin(largest, workers)
     return run.results(end)
 
 
-def _largest_chunk(items: list[tuple[Any, ...]], options: TaskOptions, workers: int) -> int:
+def _largest_chunk(
+    fn: Callable[..., Any], items: list[tuple[Any, ...]], options: TaskOptions, workers: int
+) -> int:
     """How many items may share a task; 1 where batching could be told from single tasks."""
     if len(items) < _LEAST_ITEMS or options.max_retries == 0 or options.retry_exceptions:
         # Without retries, an item must not be run again because of its neighbour's crash.
         return 1
+    if not is_stateless(fn):
+        return 1
     for item in items:
         for argument in item:
-            if isinstance(argument, AnyFuture):
-                return 1  # each item waits for its own
+            if type(argument) not in ATOMS and not is_fixed(argument):
+                return 1
+    sample = items[:: max(1, len(items) // 8)]
     try:
-        sample = items[:: max(1, len(items) // 8)]
         size = max(len(pickle.dumps(item, 5)) for item in sample)
     except Exception:
-        return 1  # not picklable as it stands; the single submissions tell why
+        return 1  # a function that goes by value, perhaps
     largest = min(_LARGEST_CHUNK, len(items) // (4 * workers), _LARGEST_CHUNK_BYTES // size)
     return max(1, largest)
 
@@ -174,7 +180,8 @@ class _Run:
         self._driver = driver
         self._options = options
         self._fn = fn
-        self._call = ChunkCall(fn, CHUNK_S)
+        self._call = chunk_call(fn, CHUNK_S)
+        self._once = options.changed(max_retries=0, name=options.name)
         self._items = items
         # Guards what follows. User code does not run under it.
         self._changed = threading.Condition(threading.Lock())
@@ -184,7 +191,7 @@ class _Run:
         self._open = 0  # chunks whose futures have not been taken in
         self._cancelled = False
 
-    def begin(self, submit: Submit, largest: int, workers: int) -> None:
+    def begin(self, largest: int, workers: int) -> None:
         """Submit all items: singly at first, then in growing chunks."""
         self._driver.open_run()
         start, size, count = 0, 1, 0
@@ -192,7 +199,7 @@ class _Run:
             self._open += 1  # the run itself, until all is submitted
             while start < len(self._items):
                 stop = min(start + size, len(self._items))
-                self._send(submit, start, stop)
+                self._send(start, stop, self._options, continued=False)
                 start, count = stop, count + 1
                 if count % (2 * workers) == 0:
                     size = min(2 * size, largest)
@@ -202,18 +209,19 @@ class _Run:
         finally:
             self._close_one()
 
-    def _send(self, submit: Submit, start: int, stop: int) -> None:
+    def _send(self, start: int, stop: int, options: TaskOptions, continued: bool) -> None:
         if stop - start == 1:
-            future = submit(self._fn, *self._items[start])
+            future = self._driver.submit(self._fn, self._items[start], {}, options, continued)
         else:
-            future = submit(self._call, self._items[start:stop])
+            chunk = self._items[start:stop]
+            future = self._driver.submit(self._call, (chunk,), {}, self._once, continued)
         with self._changed:
             self._open += 1
             if stop - start > 1:
                 self._chunks[future] = None
             for index in range(start, stop):
                 self._futures[index] = future
-        future.add_done_callback(functools.partial(self._take_in, start, stop))
+        future._then(functools.partial(self._take_in, start, stop))
 
     def _take_in(self, start: int, stop: int, future: AnyFuture[Any]) -> None:
         """A chunk is done, at least its first items. Runs in the reader, for each future once."""
@@ -221,35 +229,36 @@ class _Run:
             if stop - start > 1:
                 self._take_chunk(start, stop, future)
         finally:
+            with self._changed:
+                self._chunks.pop(future, None)
             self._close_one()
 
     def _take_chunk(self, start: int, stop: int, future: AnyFuture[Any]) -> None:
-        resubmit = functools.partial(self._resubmit, self._options)
         done = start
         try:
             result = future.result(0)
             done += len(result.outcomes)
             with self._changed:
                 self._outcomes[start:done] = result.outcomes
+                self._futures[start:done] = [None] * (done - start)
                 self._changed.notify_all()
             if done < stop and self._cancelled:
                 self._fail(done, stop, CancelledError())
             else:
-                # The items are slow: chunks would only hold them up.
-                self._send_singly(resubmit, done, stop)
+                self._send_singly(done, stop, self._options)
         except WorkerDied:
             # One of them killed the worker. Each for itself now, and that was one of its tries.
             fewer = self._options.changed(max_retries=self._options.max_retries - 1)
             try:
-                self._send_singly(functools.partial(self._resubmit, fewer), start, stop)
+                self._send_singly(start, stop, fewer)
             except BaseException as error:
                 self._fail(start, stop, error)
         except BaseException as error:
             self._fail(done, stop, error)
 
-    def _send_singly(self, submit: Submit, start: int, stop: int) -> None:
+    def _send_singly(self, start: int, stop: int, options: TaskOptions) -> None:
         for index in range(start, stop):
-            self._send(submit, index, index + 1)
+            self._send(index, index + 1, options, continued=True)
         with self._changed:
             self._changed.notify_all()
 
@@ -260,9 +269,6 @@ class _Run:
                 future.set_exception(error)
                 self._futures[index] = future
             self._changed.notify_all()
-
-    def _resubmit(self, options: TaskOptions, fn: Callable[..., Any], *args: Any) -> Any:
-        return self._driver.submit(fn, args, {}, options, continued=True)
 
     def _close_one(self) -> None:
         with self._changed:
@@ -294,6 +300,7 @@ class _Run:
                 raise load_error(value)
             assert future is not None
             if future not in self._chunks:
+                futures[index] = None  # as soon as it is given out, its value is the caller's alone
                 return _result_of(future, end)
             left = None if end is None else end - time.monotonic()
             # The reader takes the chunk in when it is done.

@@ -61,6 +61,11 @@ def filling_slots(load: Callable[[Any], Any], values: tuple[Any, ...]) -> Iterat
         loaded.clear()
 
 
+def call_carried(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Call a function that came with its arguments; see `wire.stateless`."""
+    return function(*args, **kwargs)
+
+
 class Shared:
     """A future that is to reach the task as a future. Made by `OwnershipExecutor.shared`."""
 

@@ -31,11 +31,12 @@ from ..core.values import (
     extent_key,
     extent_of,
 )
-from ..futures import Future
+from ..futures import Detached, Future
 from ..wire.failures import exception_of
 from ..wire.outcomes import dump_error
 from ..wire.pickling import Encoded, loads
-from .arguments import Slots
+from ..wire.stateless import is_stateless
+from .arguments import Slots, call_carried
 from .shell import Shell, Ticket
 
 # Every so many submissions the submitting thread reads what the workers have sent, so that they
@@ -99,9 +100,12 @@ class Driver(Shell):
         name = options.name
         if name is None:
             name = getattr(fn, "__qualname__", None) or type(fn).__qualname__
+        carried = not is_stateless(fn)
+        if carried:
+            fn, args = call_carried, (fn, *args)
         try:
             key, entries, held = self._encoder.function(fn)
-            encoded, slots = self._encode(args, kwargs)
+            encoded, slots = self._encode(args, kwargs, carried)
             value = self._value_of(encoded)
         except Exception as error:
             # As in the standard library, what cannot be pickled fails its own future.
@@ -111,7 +115,8 @@ class Driver(Shell):
         if held or encoded.futures:
             held = (*held, *encoded.futures)
         judged = bool(options.retry_exceptions)
-        with self._lock, self._change:
+        foreign: list[tuple[int, AnyFuture[Any]]] = []
+        with self._lock:
             if self.machine.closing:
                 self._discard(value)
                 raise RuntimeError("cannot schedule new futures after shutdown")
@@ -120,38 +125,38 @@ class Driver(Shell):
                 # Another thread has just had definitions forgotten. Once more.
                 self._discard(value)
                 raise _Forgotten
-            slot_ids: tuple[int, ...] = ()
-            foreign: list[tuple[int, AnyFuture[Any]]] = []
-            if slots:
-                slot_ids = tuple([self._object_for(future, foreign) for future in slots])
             nested = tuple([self._id_of(future) for future in held]) if held else ()
-            self._last_id = task = self._last_id + 1
-            future: Future[Any] = Future(self, task, name)
-            self._pending[task] = future
-            if judged:
-                self._retry_types[task] = options.retry_exceptions
-            self._feed(
-                Submitted(
-                    task,
-                    key,
-                    entries,
-                    value,
-                    slot_ids,
-                    nested,
-                    name,
-                    options.max_retries,
-                    judged,
+            with self._change:
+                slot_ids: tuple[int, ...] = ()
+                if slots:
+                    slot_ids = tuple([self._object_for(future, foreign) for future in slots])
+                self._last_id = task = self._last_id + 1
+                future: Future[Any] = Future(self, task, name)
+                self._pending[task] = future
+                if judged:
+                    self._retry_types[task] = options.retry_exceptions
+                self._feed(
+                    Submitted(
+                        task,
+                        key,
+                        entries,
+                        value,
+                        slot_ids,
+                        nested,
+                        name,
+                        options.max_retries,
+                        judged,
+                    )
                 )
-            )
-            self._since_read += 1
-            if self._since_read >= _READ_EVERY:
-                self._since_read = 0
-                self._pool.read_all()
-                self._reader.note_reading(_now())
-            if not self._reader.in_burst or self._since_read % _SEND_EVERY == 0:
-                self._pool.flush()
-            if len(self._encoder.definitions) >= self._forget_at:
-                self._forget_definitions()
+                self._since_read += 1
+                if self._since_read >= _READ_EVERY:
+                    self._since_read = 0
+                    self._pool.read_all()
+                    self._reader.note_reading(_now())
+                if not self._reader.in_burst or self._since_read % _SEND_EVERY == 0:
+                    self._pool.flush()
+                if len(self._encoder.definitions) >= self._forget_at:
+                    self._forget_definitions()
         if self._completions and not self._reader.in_burst:
             self._reader.poke()
         for object_id, other in foreign:
@@ -191,16 +196,17 @@ class Driver(Shell):
         encoded = self._encoder.value(obj)
         value = self._value_of(encoded)
         nested = tuple([self._id_of(future) for future in encoded.futures])
-        with self._lock, self._change:
+        with self._lock:
             if self.machine.closing:
                 self._discard(value)
                 raise RuntimeError("cannot put values after shutdown")
-            self._last_id = object_id = self._last_id + 1
-            future: Future[Any] = Future(self, object_id, f"put {type(obj).__qualname__}")
-            if extent_of(value) is not None:
-                self._stored[object_id] = future
-            self._feed(Stored(object_id, value, nested))
-            self.machine.references.entries[object_id].entries = encoded.entries
+            with self._change:
+                self._last_id = object_id = self._last_id + 1
+                future: Future[Any] = Future(self, object_id, f"put {type(obj).__qualname__}")
+                if extent_of(value) is not None:
+                    self._stored[object_id] = future
+                self._feed(Stored(object_id, value, nested))
+                self.machine.references.entries[object_id].entries = encoded.entries
         future._complete(READY, value)
         return future
 
@@ -222,16 +228,20 @@ class Driver(Shell):
                     self._start()
 
     def _encode(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], carried: bool
     ) -> tuple[Encoded, list[AnyFuture[Any]]]:
-        """The arguments as bytes, and the futures that they need as values."""
+        """The arguments as bytes, and the futures that they need as values.
+
+        Args:
+            carried: the first argument is what the user wants called.
+        """
         slots = Slots()
         new_args, new_kwargs = slots.replace_top_level(args, kwargs)
 
         def describe(error: Exception) -> str:
             from ..wire.explain import explain
 
-            return explain(new_args, new_kwargs, error)
+            return explain(new_args, new_kwargs, error, carried)
 
         try:
             encoded = self._encoder.value((new_args, new_kwargs), describe)
@@ -383,8 +393,11 @@ class Driver(Shell):
         if extent is None:
             # Copied, so that what is made of the buffers can be written to.
             return loads(value[0], [bytearray(part) for part in value[1]], self.future_for)
-        with self._lock, self._change:
-            self._feed(Mapped(extent_key(extent)))
+        with self._lock:
+            if self.ended.is_set():
+                raise Detached
+            with self._change:
+                self._feed(Mapped(extent_key(extent)))
             mapping, head, views = self._store.read(value)
             self._bytes_mapped += extent[4]
         try:

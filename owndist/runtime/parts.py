@@ -56,6 +56,7 @@ class Parts:
 def make_parts(
     owner: Owner,
     feed: Callable[[object], None],
+    log: Callable[[int, str, tuple[Any, ...]], None],
     method: str,
     max_workers: int,
     initializer: Callable[..., object] | None,
@@ -66,6 +67,7 @@ def make_parts(
     Args:
         owner: has the reader's thread.
         feed: takes a report to the machine.
+        log: takes level, text and arguments of what is to be logged.
         method: "fork", "forkserver" or "spawn".
         max_workers: how many there will be, at most.
         initializer, initargs: run in every worker before its first task.
@@ -106,7 +108,7 @@ def make_parts(
         undo.callback(nursery.close)
         reader = Reader(owner)
         undo.callback(reader.close)
-        pool = WorkerPool(nursery, setup, keep_fds, encoder, reader.selector, feed)
+        pool = WorkerPool(nursery, setup, keep_fds, encoder, reader.selector, feed, log)
         store = Store(
             session,
             DRIVER,

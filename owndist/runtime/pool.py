@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import selectors
-import signal
 import socket
 from collections.abc import Callable, Container
 from typing import Any
@@ -23,8 +22,6 @@ from ..wire.functions import Encoder
 from .crash_record import CrashRecord, create_file
 from .nursery import Nursery, Started, fork_quietly
 from .setup import WorkerSetup
-
-_log = logging.getLogger("owndist.workers")
 
 
 class WorkerProcess:
@@ -55,6 +52,7 @@ class WorkerPool:
         encoder: has the definitions of the functions that are submitted.
         selector: waits on the links and the template.
         feed: takes a report to the machine.
+        log: takes level, text and arguments of what is to be logged.
     """
 
     def __init__(
@@ -65,6 +63,7 @@ class WorkerPool:
         encoder: Encoder,
         selector: selectors.BaseSelector,
         feed: Callable[[object], None],
+        log: Callable[[int, str, tuple[Any, ...]], None],
     ) -> None:
         self.processes: dict[int, WorkerProcess] = {}
         self._setup = setup
@@ -72,6 +71,7 @@ class WorkerPool:
         self._encoder = encoder
         self._selector = selector
         self._feed = feed
+        self._log = log
         self._unflushed: dict[int, Link] = {}  # links with messages posted and not sent
         self._blocked: dict[int, Link] = {}  # links whose socket is full
         self._past_sent = self._past_received = 0  # bytes of links that are closed
@@ -148,12 +148,11 @@ class WorkerPool:
             elif worker.pid is not None and not worker.at_end:
                 os.kill(worker.pid, signum)
 
-    def kill_laggards(self) -> None:
-        """End the workers that were told to stop and have not."""
+    def tell_of_laggards(self) -> None:
+        """Log which workers were told to stop and have not."""
         for worker in self.processes.values():
-            text = "worker %d (pid %s) does not end; killing it"
-            _log.warning(text, worker.number, worker.pid)
-        self.kill_all(signal.SIGKILL)
+            text = "worker %d (pid %s) does not end: it waits for its threads or finalizers"
+            self._log(logging.WARNING, text, (worker.number, worker.pid))
 
     # -- from the workers
 
@@ -214,7 +213,8 @@ class WorkerPool:
         old = self._nursery
         self._selector.unregister(old)
         old.close()
-        _log.warning("the template process (pid %d) died; starting another one", old.pid)
+        text = "the template process (pid %d) died; starting another one"
+        self._log(logging.WARNING, text, (old.pid,))
         self._nursery = fork_quietly(lambda: Nursery(self._setup, self._keep_fds))
         self._selector.register(self._nursery, selectors.EVENT_READ, self._nursery)
         for worker in list(self.processes.values()):

@@ -55,6 +55,7 @@ from ..core.values import (
     extent_of,
 )
 from ..futures import Future
+from ..settled import SettledCondition
 from ..store.segments import unlink_segment
 from ..wire.failures import exception_of
 from .change import Change
@@ -62,12 +63,13 @@ from .parts import make_parts
 from .template import NOT_STARTED
 
 _log = logging.getLogger("owndist.driver")
-_core_log = logging.getLogger("owndist.core")
+_workers_log = logging.getLogger("owndist.workers")
 # Silent unless the application sets logging up: without any handler, Python prints warnings.
 logging.getLogger("owndist").addHandler(logging.NullHandler())
 
-# How long workers may take to end after their last task (user threads, finalizers). Seconds.
-_STOP_GRACE_S = 5.0
+# When workers take longer to end after their last task (user threads, finalizers), that is said.
+# It is waited for, as the standard library does. Seconds.
+_PATIENCE_S = 5.0
 
 _now = time.monotonic_ns
 
@@ -93,7 +95,7 @@ class Shell:
         self.pid = os.getpid()
         self.machine = Machine(DRIVER, max_workers, max_tasks_per_child)
         self.ended = threading.Event()  # nothing of the executor is left
-        self.done_condition = threading.Condition()  # see `Future`
+        self.settled = SettledCondition()  # see `Future`
         self._max_workers = max_workers
         self._method = method
         self._initializer = initializer
@@ -114,6 +116,7 @@ class Shell:
         self._completions: deque[tuple[Future[Any], int, Any]] = deque()
         self._callbacks: deque[Future[Any]] = deque()  # futures that are done and have some
         self._judgements: deque[JudgeError] = deque()
+        self._logs: deque[tuple[Any, ...]] = deque()  # level, text, arguments
         self._dropped: deque[int] = deque()
         self._change = Change()
         self._unspawned: deque[tuple[int, str]] = deque()  # workers that could not be started
@@ -122,7 +125,7 @@ class Shell:
         self._close_asked = False
         self._open_runs = 0  # batched maps that may still submit; closing waits for them
         self._drained = False
-        self._kill_at: float | None = None
+        self._remark_at: float | None = None
         self._bytes_mapped = self._bytes_put = 0
         _all.add(self)
 
@@ -142,6 +145,7 @@ class Shell:
             self._parts = parts = make_parts(
                 self,
                 self._feed,
+                self._log_later,
                 self._method,
                 self._max_workers,
                 self._initializer,
@@ -198,11 +202,16 @@ class Shell:
         elif isinstance(command, SweepDead):
             self._pool.sweep(command.worker, command.keep)
         elif isinstance(command, Log):
-            _core_log.log(command.level, command.text, *command.args)
+            self._log_later(command.level, command.text, command.args)
         elif isinstance(command, Drained):
             self._drained = True
-            self._kill_at = time.monotonic() + _STOP_GRACE_S
+            self._remark_at = time.monotonic() + _PATIENCE_S
             self._reader.poke()
+
+    def _log_later(self, level: int, text: str, args: tuple[Any, ...]) -> None:
+        """Lock held. Handlers are the user's code, and may ask us things: not under the lock."""
+        self._logs.append((level, text, *args))
+        self._reader.poke()
 
     # -- what the reader calls
 
@@ -211,8 +220,8 @@ class Shell:
         timeout = None
         if self._deadline is not None:
             timeout = max(0.0, (self._deadline - _now()) / 1e9)
-        if self._kill_at is not None:
-            left = max(0.0, self._kill_at - time.monotonic())
+        if self._remark_at is not None:
+            left = max(0.0, self._remark_at - time.monotonic())
             timeout = left if timeout is None else min(left, timeout)
         return timeout
 
@@ -238,6 +247,8 @@ class Shell:
         with self._lock:
             self._catch_up()
             self._pool.flush()
+        while self._logs:
+            _workers_log.log(*self._logs.popleft())
         while self._judgements:
             self._judge(self._judgements.popleft())
         while self._completions:
@@ -245,6 +256,7 @@ class Shell:
             if future._settle(status, value):
                 self._callbacks.append(future)
             self._completions.popleft()
+            future._run_then()
             del future, value  # or they would live until the next round
         if nested:
             return False
@@ -274,9 +286,9 @@ class Shell:
         self._deadline = self.machine.next_deadline()
         if self._close_asked and not self.machine.closing and not self._open_runs:
             self._feed(ShutdownAsked(False))
-        if self._kill_at is not None and time.monotonic() >= self._kill_at:
-            self._kill_at = None
-            self._pool.kill_laggards()
+        if self._remark_at is not None and time.monotonic() >= self._remark_at:
+            self._remark_at = None
+            self._pool.tell_of_laggards()
 
     def _judge(self, command: JudgeError) -> None:
         types = self._retry_types.get(command.task, ())

@@ -28,7 +28,8 @@ from ..core.commands import Complete, Free, Send
 from ..core.ids import DRIVER, Address, execution_id
 from ..core.machine import Machine
 from ..core.reports import HandleAdded, HandlesDropped, Received, TaskEnded, Unmapped
-from ..core.values import INLINE_LIMIT
+from ..core.values import INLINE_LIMIT, extent_key, extent_of
+from ..settled import SettledCondition
 from ..store.local import Store
 from ..transport.link import Link
 from ..wire.frames import encode_frame
@@ -111,7 +112,7 @@ class Worker:
         self._dropped: deque[Any] = deque()
         self._futures: weakref.WeakValueDictionary[Any, Future[Any]] = weakref.WeakValueDictionary()
         self._completions: deque[tuple[Future[Any], int, Any]] = deque()
-        self.done_condition = threading.Condition()  # see `Future`
+        self.settled = SettledCondition()  # see `Future`
         self._outbox_since = 0  # when the oldest unsent reply was written
         self._main_waits = False  # the main thread is idle
         self._reader_ticks = False  # the reader looks at the outbox every _TICK_S
@@ -169,7 +170,16 @@ class Worker:
         outcome = call_task(self, function, args, slots, name)
         del args, slots
         elapsed = _now() - begun
-        status, value, nested, entries = outcome
+        status, value, nested, entries, buffers = outcome
+        del outcome
+        extent = extent_of(value)
+        if extent is None or extent_key(extent) not in self._pinned:
+            # The task's arguments, or a future that it borrowed, keep a value that is passed on.
+            buffers = []
+        # Else it is an argument of an earlier task, and perhaps nothing keeps it but our mapping.
+        # Were that to die now, the owner would hear of its end before it hears of the value. The
+        # reader tells of no extent that is mapped, and only this thread adds to the mappings of
+        # told extents, so looking needs no lock.
         with self._lock:
             self._forget_dropped()
             mapped = self._new_pins()

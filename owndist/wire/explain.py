@@ -18,22 +18,28 @@ _TRIES = 1000
 _LONGEST_KEY = 40
 
 
-def explain(args: tuple[Any, ...], kwargs: Mapping[str, Any], error: BaseException) -> str:
+def explain(
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    error: BaseException,
+    carried: bool = False,
+) -> str:
     """Name the argument, and the part of it, that cannot be pickled.
 
     Args:
         args: the positional arguments of the task.
         kwargs: its keyword arguments.
         error: what pickling them together raised.
+        carried: the first of them is what is to be called with the others.
 
     Returns:
         A text such as `cannot pickle argument 2: value.lock (type _thread.lock): ...`.
         Arguments are counted from 1.
     """
     search = _Search()
-    for position, value in enumerate(args, 1):
+    for position, value in enumerate(args, 0 if carried else 1):
         if search.fails(value) is not None:
-            return search.tell(value, f"argument {position}")
+            return search.tell(value, f"argument {position}" if position else _name(value))
     for name, value in kwargs.items():
         if search.fails(value) is not None:
             return search.tell(value, f"argument {name!r}")
