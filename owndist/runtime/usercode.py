@@ -17,8 +17,9 @@ from .setup import WorkerSetup
 if TYPE_CHECKING:
     from .worker import Worker
 
-# status, value or failure, ids of futures inside the value, keys of namespace entries it needs
-TaskOutcome = tuple[int, Any, tuple[int, ...], tuple[int, ...]]
+# status, value or failure, ids of futures inside the value, keys of namespace entries it needs,
+# and what keeps the mapping alive whose bytes the value names again, if it does
+TaskOutcome = tuple[int, Any, tuple[int, ...], tuple[int, ...], list[Any]]
 
 
 def call_task(worker: Worker, key: int, args: Any, slots: Any, name: str) -> TaskOutcome:
@@ -44,7 +45,7 @@ def call_task(worker: Worker, key: int, args: Any, slots: Any, name: str) -> Tas
             encoded = _dump(result, name)
             value = worker.store_result(encoded.head, encoded.buffers, encoded.size)
             nested = tuple([future._address[2] for future in encoded.futures])
-            return READY, value, nested, encoded.entries
+            return READY, value, nested, encoded.entries, encoded.buffers
         except BaseException as error:
             told = _cannot_dump(result, name, error)
             if told is error:
@@ -54,7 +55,7 @@ def call_task(worker: Worker, key: int, args: Any, slots: Any, name: str) -> Tas
         # Also SystemExit and KeyboardInterrupt: as in the standard library they are the task's
         # outcome, not the worker's end.
         try:
-            return FAILED, (ERROR, dump_error(error), name), (), ()
+            return FAILED, (ERROR, dump_error(error), name), (), (), []
         finally:
             # The traceback holds this frame and the user's: break the cycle now, so that the
             # arguments go with it.

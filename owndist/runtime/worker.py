@@ -174,12 +174,12 @@ class Worker:
         del outcome
         extent = extent_of(value)
         if extent is None or extent_key(extent) not in self._pinned:
-            # The task's arguments, or a future that it borrowed, keep a value that is passed on.
-            buffers = []
-        # Else it is an argument of an earlier task, and perhaps nothing keeps it but our mapping.
-        # Were that to die now, the owner would hear of its end before it hears of the value. The
-        # reader tells of no extent that is mapped, and only this thread adds to the mappings of
-        # told extents, so looking needs no lock.
+            # A value that is passed on is kept by what it came with: the arguments, or a borrowed
+            # future, whose release waits for the DONE.
+            buffers.clear()
+        # Else it came with an earlier task, and perhaps nothing keeps it but our mapping. Were that
+        # to die now, the owner would hear of its end before it hears of the value. The reader tells
+        # of no extent that is mapped; so nothing is said before the DONE.
         with self._lock:
             self._forget_dropped()
             mapped = self._new_pins()

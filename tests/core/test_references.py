@@ -10,7 +10,7 @@ from owndist.core import messages as m
 from owndist.core.commands import SweepDead, Unlink
 from owndist.core.references import ReferenceTable
 from owndist.core.reports import HandleAdded, Mapped, Unmapped
-from owndist.core.values import FAILED, PENDING, READY
+from owndist.core.values import FAILED, LOST, PENDING, READY
 
 from .door import Door, done, extent, only, sends
 
@@ -245,6 +245,29 @@ def test_dead_worker_without_live_values_is_swept_whole() -> None:
     [sweep] = only(door.end(1), SweepDead)
     assert sweep.keep == frozenset()
     assert not door.machine._dead
+
+
+def test_a_value_that_nobody_keeps_is_lost_and_not_made_anew() -> None:
+    """A worker passes on what it has already said that it maps no more (Law 46)."""
+    door = Door(max_workers=2)
+    door.put(1, extent(0, 1))
+    door.submit(2, slots=(1,))
+    door.up(1)
+    door.done(1, 2, b"kept in a global", pinned=((0, 1),))
+    door.drop(1)
+    door.submit(3)
+    door.say(1, (m.UNMAPPED, ((0, 1),)))
+    assert door.freed() == [(0, 1)]
+    door.done(1, 3, extent(0, 1))
+    status, failure = door.outcomes()[3]
+    assert (status, failure[0]) == (FAILED, LOST)
+    assert not door.machine.references.extents
+    # What it has written itself is new.
+    door.submit(4)
+    door.done(1, 4, extent(1, 1))
+    assert door.outcomes()[4][0] == READY
+    door.drop(2, 3, 4)
+    door.assert_empty()
 
 
 def test_check_notices_what_is_kept_by_nothing() -> None:

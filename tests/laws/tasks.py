@@ -87,6 +87,11 @@ def read_kept(name: str) -> Any:
     return kept[name]
 
 
+def give_up(name: str) -> Any:
+    """Return what `keep` has kept, and keep it no more."""
+    return kept.pop(name)
+
+
 def forget(name: str) -> None:
     """Let go of what `keep` has kept."""
     import gc

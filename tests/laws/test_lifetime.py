@@ -174,6 +174,22 @@ def test_a_view_in_a_worker_keeps_its_bytes(pool: OwnershipExecutor) -> None:
         at_rest(single, 0)
 
 
+def test_what_a_worker_kept_can_be_passed_on(single: OwnershipExecutor) -> None:
+    """Law 15: its last mapping there ends with the task that returns it."""
+    for fill in range(200):
+        made = single.submit(tasks.make_bytes, fill)
+        single.submit(tasks.keep, "array", made).result(PATIENCE_S)
+        del made
+        passed_on = single.submit(tasks.give_up, "array")
+        assert passed_on.exception(PATIENCE_S) is None
+        # These take the place of whatever is freed.
+        others = [single.submit(tasks.make_bytes, 255) for _ in range(2)]
+        assert [other.exception(PATIENCE_S) for other in others] == [None, None]
+        assert tasks.total(passed_on.result()) == fill * LARGE
+    del passed_on, others
+    at_rest(single, 0)
+
+
 def test_a_view_in_a_worker_that_died_keeps_nothing(single: OwnershipExecutor) -> None:
     """Laws 13 and 15."""
     pid = single.submit(tasks.keep, "array", single.submit(tasks.make_bytes, 1)).result(PATIENCE_S)
