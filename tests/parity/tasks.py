@@ -213,3 +213,46 @@ class SlowToPickle:
             time.sleep(0.1)
             return str, ("pickled slowly",)
         return SlowToPickle, ()
+
+
+class Counter:
+    """An object whose method changes it."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def up(self, _: object = None) -> int:
+        """Count one more."""
+        self.count += 1
+        return self.count
+
+    __call__ = up
+
+
+def append_and_count(seen: list[Any], item: object) -> int:
+    """Change an argument."""
+    seen.append(item)
+    return len(seen)
+
+
+_buffer = bytearray(8)
+
+
+def reuse_a_buffer(number: int) -> bytearray:
+    """Return an object that the next call changes."""
+    _buffer[:] = number.to_bytes(8, "little")
+    return _buffer
+
+
+def write_when_open(gate: str, path: str) -> None:
+    """Leave a thread behind that writes a file once the gate is open."""
+
+    def write() -> None:
+        pass_gate(gate)
+        Path(path).write_text("written")
+
+    threading.Thread(target=write).start()
+
+
+def pid_of(_: object) -> int:
+    return os.getpid()
