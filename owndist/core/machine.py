@@ -371,16 +371,17 @@ class Machine:
         entry = self.references.entries.get(object_id)
         if entry is None:
             failure = (LOST, "its owner had let it go", "")
-            self.commands.append(Send(peer, (OUTCOME, object_id, FAILED, failure)))
+            self.commands.append(Send(peer, (OUTCOME, object_id, FAILED, failure, ())))
         elif entry.status == PENDING:
             if entry.subscribers is None:
                 entry.subscribers = []
             entry.subscribers.append(peer)
         else:
-            self.commands.append(Send(peer, (OUTCOME, object_id, entry.status, entry.value)))
+            outcome = (OUTCOME, object_id, entry.status, entry.value, entry.entries)
+            self.commands.append(Send(peer, outcome))
 
     def _on_outcome(self, peer: ProcessNumber, message: Message, now: int) -> None:
-        _, object_id, status, value = message
+        _, object_id, status, value, _ = message
         address = Address(0, peer, object_id)
         if self.borrowing.answered(address):
             self.commands.append(Complete(address, status, value))  # type: ignore[arg-type]

@@ -13,7 +13,8 @@ Owner to executor
     RECALL    tasks                     give back those that have not started
     FORGET    keys                      these definitions will not be used again
     FREE      serials                   extents of the receiver that nobody needs any more
-    OUTCOME   object, status, value     to a borrower: the object is there, or failed
+    OUTCOME   object, status, value, entries
+                  to a borrower: the object is there, or failed; entries: as in TASK
     STOP      -                         end once the queue is empty
 
 Executor to owner

@@ -393,7 +393,8 @@ class Submission:
         self._commands.append(Complete(entry.id, status, value))
         if subscribers:
             for peer in subscribers:
-                self._commands.append(Send(peer, (OUTCOME, entry.id, status, value)))
+                outcome = (OUTCOME, entry.id, status, value, entry.entries)
+                self._commands.append(Send(peer, outcome))
         self.references.settle(entry, status, value, nested)
         if not dependents:
             return []

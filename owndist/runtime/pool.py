@@ -111,13 +111,24 @@ class WorkerPool:
             if function not in worker.known:
                 link.post((m.DEFINE, function, self._encoder.definitions[function]))
                 worker.known.add(function)
-            for key in self._encoder.complete(needs) if needs else ():
-                name = self._encoder.entry_name[key]
-                if worker.entries.get(name) != key:
-                    link.post((m.ENTRY, key, self._encoder.definitions[key]))
-                    worker.entries[name] = key
+            if needs:
+                self._post_entries(worker, self._encoder.complete(needs))
+        elif message[0] == m.OUTCOME and message[4]:
+            # The value may be loaded by the task that runs now: the worker looks these up among
+            # what is queued behind it.
+            keys = self._encoder.complete(message[4])
+            self._post_entries(worker, keys)
+            message = (*message[:4], keys)
         link.post(message)
         self._unflushed[number] = link
+
+    def _post_entries(self, worker: WorkerProcess, keys: tuple[int, ...]) -> None:
+        """Post the namespace entries that differ from what the worker was last sent."""
+        for key in keys:
+            name = self._encoder.entry_name[key]
+            if worker.entries.get(name) != key:
+                worker.link.post((m.ENTRY, key, self._encoder.definitions[key]))
+                worker.entries[name] = key
 
     def forget(self, kept: Container[int]) -> None:
         """Have workers drop all definitions but these."""

@@ -35,6 +35,7 @@ from ..transport.link import Link
 from ..wire.frames import encode_frame
 from ..wire.functions import Decoder
 from ..wire.pickling import loads
+from .bindings import Bindings
 from .crash_record import CrashRecord, catch_crashes
 from .setup import WorkerSetup
 from .usercode import call_task, end_multiprocessing, initialize
@@ -99,6 +100,7 @@ class Worker:
         self._link = Link(socket.socket(fileno=link_fd))
         self._record = CrashRecord(record_fd)
         self._decoder = Decoder()
+        self._bindings = Bindings(self._decoder, self.future_for)
         self._store = Store(
             setup.session,
             number,
@@ -139,7 +141,9 @@ class Worker:
         while True:
             with self._lock:
                 item = machine.take()
-                if item is None:
+                if item is not None and item[1][0] == m.ENTRY:
+                    self._bindings.due(item[1])
+                elif item is None:
                     self._flush()
                     if machine.execution.stopping:
                         break
@@ -154,7 +158,7 @@ class Worker:
             if message[0] == m.TASK:
                 self._run_task(message)
             else:
-                self._decoder.apply_entry(message[1], message[2], self.future_for)
+                self._bindings.apply_due()
         self._leave()
 
     def _wait_for_work(self) -> None:
@@ -255,9 +259,16 @@ class Worker:
                         self._decoder.forget(message[1])
                     else:
                         rest.append(message)
-                for command in self._machine.handle(Received(DRIVER, rest), _now()):
-                    self._perform(command)
+                commands = self._machine.handle(Received(DRIVER, rest), _now())
                 execution = self._machine.execution
+                for message in rest:
+                    if message[0] == m.OUTCOME and message[4]:
+                        # Before the value is loaded, which the running task may do at once.
+                        for _, queued in execution.queue:
+                            if queued[0] == m.ENTRY and queued[1] in message[4]:
+                                self._bindings.due(queued)
+                for command in commands:
+                    self._perform(command)
                 if (
                     self._main_waits
                     and threading.get_ident() != self.main_thread
@@ -396,6 +407,7 @@ class Worker:
 
     def load(self, value: Any) -> Any:
         """The object that a value stands for."""
+        self._bindings.apply_due()
         if type(value) is bytes:
             return loads(value, (), self.future_for)
         if type(value[0]) is tuple:

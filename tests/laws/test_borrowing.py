@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
+import sys
 from concurrent.futures import Future as AnyFuture
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -196,3 +199,48 @@ def test_an_object_whose_segment_was_removed_is_a_typed_loss(pool: OwnershipExec
     assert tasks.total(view) == 2 * LARGE
     assert set(outcomes) <= {ObjectLost, type(None)} and ObjectLost in outcomes
     assert pool.submit(tasks.add, 1, 2).result(PATIENCE_S) == 3
+
+
+ASKING_FOR_WHAT_IS_NEW = """
+import multiprocessing, sys
+from owndist import OwnershipExecutor
+
+def ask(future):
+    global assigned
+    assigned = 1
+    return future.result().x
+
+def look(_):
+    return assigned
+
+if __name__ == "__main__":
+    with OwnershipExecutor(1, multiprocessing.get_context(sys.argv[1])) as pool:
+        pool.submit(int).result()
+        assigned = 0
+        pool.submit(look, 0).result()
+
+        class New:
+            x = 8
+
+            def __reduce__(self):
+                return New, (), {"y": assigned}
+
+        print(pool.submit(ask, pool.shared(pool.put(New()))).result(60))
+        print(pool.submit(ask, pool.shared(pool.submit(New))).result(60))
+        print(pool.submit(look, New()).result(60))
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_borrower_gets_the_classes_that_a_value_needs(tmp_path: Path, method: str) -> None:
+    """Law 2: also those that `__main__` has defined since the workers were started."""
+    path = tmp_path / "script.py"
+    path.write_text(ASKING_FOR_WHAT_IS_NEW)
+    script = subprocess.run(
+        [sys.executable, str(path), method],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert (script.stdout, script.stderr) == ("8\n8\n1\n", "")
