@@ -18,7 +18,7 @@ import marshal
 import pickle
 import typing
 from collections.abc import Callable
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, MemberDescriptorType
 from typing import Any, Protocol
 
 from cloudpickle import Pickler, __version__, cloudpickle
@@ -95,13 +95,13 @@ class MainPickler(Pickler):  # type: ignore[misc]  # cloudpickle has no type hin
                 if isinstance(obj, FunctionType):
                     return self._dynamic_function_reduce(obj)
                 if isinstance(obj, type):
-                    return _without_traces(cloudpickle._dynamic_class_reduce(obj))
+                    return _tidy_class(obj, cloudpickle._dynamic_class_reduce(obj))
             if isinstance(obj, CachedFunction):
                 return _reduce_cached_function(obj)
             if isinstance(obj, typing.NewType) and obj.__module__ in MAIN_NAMES:
                 return _make_new_type, (obj.__name__, obj.__supertype__, obj.__module__)
             reduced = super().reducer_override(obj)
-            return _without_traces(reduced) if isinstance(obj, type) else reduced
+            return _tidy_class(obj, reduced) if isinstance(obj, type) else reduced
         return NotImplemented  # where cloudpickle has nothing special either
 
     def _dynamic_function_reduce(self, func: FunctionType) -> tuple[Any, ...]:
@@ -143,13 +143,22 @@ def _load_code(data: bytes) -> Any:
     return marshal.loads(data)
 
 
-def _without_traces(reduced: Any) -> Any:
-    """Drop from a reduced class what pickling instances of it leaves there (see `copyreg`).
-
-    Otherwise a class would be another one after the first of its instances was pickled.
-    """
-    if type(reduced) is tuple and len(reduced) == 6:
-        reduced[2][0].pop("__slotnames__", None)
+def _tidy_class(cls: type, reduced: Any) -> Any:
+    """Mend what cloudpickle says of a class that goes by value; leave alone what goes by name."""
+    if type(reduced) is not tuple or len(reduced) != 6:
+        return reduced
+    attributes = reduced[2][0]
+    # What pickling instances leaves there (see `copyreg`). Otherwise a class would be another one
+    # after the first of its instances was pickled.
+    attributes.pop("__slotnames__", None)
+    if reduced[0] is cloudpickle._make_skeleton_class and "__slots__" in vars(cls):
+        # The slots are made with the class: without them its instances would have a `__dict__`
+        # instead, and their state would not fit those of the original.
+        slots = [name for name, value in vars(cls).items() if type(value) is MemberDescriptorType]
+        for name in slots:
+            attributes.pop(name, None)
+        slots += [name for name in ("__dict__", "__weakref__") if name in vars(cls)]
+        reduced[1][3]["__slots__"] = tuple(slots)
     return reduced
 
 

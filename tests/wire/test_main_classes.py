@@ -284,3 +284,73 @@ def test_annotations_defaults_and_recursion_through_a_class(script: Run) -> None
         assert type(worker(generic, [1, 2])) is Item
         worker.close()
     """)
+
+
+def test_classes_with_slots_have_them_in_the_workers(script: Run) -> None:
+    script("""
+        import dataclasses, sys, weakref
+
+        class Two:
+            __slots__ = ("a", "b")
+            def __init__(self, a, b):
+                self.a, self.b = a, b
+
+        class Derived(Two):
+            __slots__ = ("c", "__private")
+            def __init__(self):
+                super().__init__(1, 2)
+                self.c, self.__private = 3, 4
+            def private(self):
+                return self.__private
+
+        class Single:
+            __slots__ = "a"
+
+        class Weak:
+            __slots__ = ("a", "__weakref__")
+
+        class Open:
+            __slots__ = ("a", "__dict__")
+
+        @dataclasses.dataclass(slots=True)
+        class Record:
+            a: int
+            b: list = dataclasses.field(default_factory=list)
+
+        @dataclasses.dataclass(frozen=True, slots=True)
+        class Frozen:
+            a: int = 1
+
+        def make():
+            single, weak, open_ = Single(), Weak(), Open()
+            single.a = weak.a = open_.a = 7
+            open_.other = 8
+            assert weakref.ref(weak)() is weak
+            for closed in (single, weak, Two(1, 2), Derived(), Record(1), Frozen()):
+                assert not hasattr(closed, "__dict__"), closed
+            assert Two.__slots__ == ("a", "b") and Single.__slots__ == "a"
+            return Two(1, 2), Derived(), single, weak, open_, Record(1, [2]), Frozen(5)
+
+        def give_back(*values):
+            return values
+
+        worker = start()
+        for _ in range(3):
+            made = worker(give_back, *worker(make))
+            two, derived, single, weak, open_, record, frozen = made
+            assert [type(v) for v in made] == [Two, Derived, Single, Weak, Open, Record, Frozen]
+            assert (two.a, two.b, single.a, weak.a, open_.a, open_.other) == (1, 2, 7, 7, 7, 8)
+            assert (derived.a, derived.b, derived.c, derived.private()) == (1, 2, 3, 4)
+            assert record == Record(1, [2]) and frozen == Frozen(5)
+
+        def local():
+            class Inner:
+                __slots__ = ("x",)
+            return Inner
+
+        kind = local()
+        one = kind()
+        one.x = 5
+        assert worker(lambda value: (value.x, hasattr(value, "__dict__")), one) == (5, False)
+        worker.close()
+    """)
