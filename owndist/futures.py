@@ -82,9 +82,7 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
         # setdefault is atomic: of two threads that come at once, both get the same object.
         if attribute == "_condition":
             return self.__dict__.setdefault("_condition", Condition())
-        if attribute == "_done_callbacks":
-            return self.__dict__.setdefault(attribute, [])
-        if attribute == "_waiters":
+        if attribute in ("_waiters", "_done_callbacks"):
             return self.__dict__.setdefault(attribute, self._peer.make_waiters(self))
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {attribute!r}")
 
