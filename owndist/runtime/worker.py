@@ -119,7 +119,7 @@ class Worker:
         self._main_waits = False  # the main thread is idle
         self._reader_ticks = False  # the reader looks at the outbox every _TICK_S
         self._tasks_begun = 0
-        self._waits = 0  # futures that the running task waits for
+        self._waits = 0  # for futures, of the running task, in any of its threads; under the lock
         self.main_thread = threading.get_ident()
         self._signals = Wakeups(self._link.fileno())
 
@@ -186,6 +186,10 @@ class Worker:
         # of no extent that is mapped; so nothing is said before the DONE.
         with self._lock:
             self._forget_dropped()
+            if self._waits:
+                # A thread or a callback that it has left behind. To its owner it waits no more.
+                self._waits = 0
+                self._queue_reply((m.UNBLOCKED,))
             mapped = self._new_pins()
             for command in self._machine.handle(
                 TaskEnded(task, attempt, status, value, elapsed, nested, mapped, entries), begun
@@ -434,29 +438,38 @@ class Worker:
 
     def wait_for(self, future: Future[Any], timeout: float | None) -> None:
         """Wait for a borrowed future; meanwhile this worker's slot is lent to another one."""
-        if threading.get_ident() != self.main_thread:
-            future._block(timeout)  # a thread of the user's: the task itself goes on
-            return
-        self.begin_waiting(future)
+        task = self.begin_waiting(future._address.id)
         try:
             future._block(timeout)
         finally:
-            self.end_waiting()
+            self.end_waiting(task)
 
-    def begin_waiting(self, future: Future[Any]) -> None:
-        """The task waits for a future; it may wait for several at once."""
-        self._waits += 1
-        self._say((m.BLOCKED, future._address.id))
+    def begin_waiting(self, object_id: int) -> object:
+        """Somebody waits for an object, in any thread: that is what the running task waits for.
 
-    def end_waiting(self) -> None:
-        """It waits for one future less."""
-        self._waits -= 1
-        if not self._waits:
-            self._say((m.UNBLOCKED,))
+        Returns:
+            What `end_waiting` is to be given.
+        """
+        with self._lock:
+            task = self._machine.execution.running
+            if task is not None:
+                self._waits += 1
+                self._queue_reply((m.BLOCKED, object_id))
+                self._flush()
+            return task
+
+    def end_waiting(self, task: object) -> None:
+        """One wait less, if the task in which it began is still running."""
+        with self._lock:
+            if task is not None and task is self._machine.execution.running:
+                self._waits -= 1
+                if not self._waits:
+                    self._queue_reply((m.UNBLOCKED,))
+                    self._flush()
 
     def make_waiters(self, future: Future[Any]) -> list[Any]:
-        """The list through which `wait` and `as_completed` wait for a future."""
-        return _Waiters(self, future)
+        """A list of those who are told when the future is settled, and so wait for it."""
+        return _Waiters(self, future._address.id)
 
     def cancel(self, future: Future[Any]) -> bool:
         """Only its owner can cancel a task."""
@@ -468,19 +481,24 @@ class Worker:
 
 
 class _Waiters(list[Any]):
-    """A future's waiters; the task's own waiting lends its worker's slot to another one."""
+    """Who waits for a future, or its callbacks: each lends its worker's slot to another one."""
 
-    def __init__(self, worker: Worker, future: Future[Any]) -> None:
+    def __init__(self, worker: Worker, object_id: int) -> None:
         super().__init__()
         self._worker = worker
-        self._future = future
+        self._object = object_id
+        self._tasks: list[object] = []  # in which each began to wait
 
     def append(self, waiter: Any) -> None:
+        self._tasks.append(self._worker.begin_waiting(self._object))
         super().append(waiter)
-        if threading.get_ident() == self._worker.main_thread:
-            self._worker.begin_waiting(self._future)
 
     def remove(self, waiter: Any) -> None:
-        super().remove(waiter)
-        if threading.get_ident() == self._worker.main_thread:
-            self._worker.end_waiting()
+        index = self.index(waiter)
+        del self[index]
+        self._worker.end_waiting(self._tasks.pop(index))
+
+    def clear(self) -> None:
+        super().clear()
+        while self._tasks:
+            self._worker.end_waiting(self._tasks.pop())

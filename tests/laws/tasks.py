@@ -8,7 +8,7 @@ import signal
 import threading
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -60,6 +60,38 @@ def ask(future: Any) -> Any:
     """The value of a future that came as a future."""
     assert isinstance(future, Future), future
     return future.result()
+
+
+def ring_and_ask(path: str, future: Any) -> Any:
+    ring(path)
+    return ask(future)
+
+
+def ring_and_await(path: str, future: Any) -> Any:
+    """The value of a future, by an event loop."""
+    import asyncio
+
+    async def wait_for_it() -> Any:
+        ring(path)
+        return await future
+
+    return asyncio.run(wait_for_it())
+
+
+def ring_and_ask_in_a_thread(path: str, future: Any) -> Any:
+    ring(path)
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(ask(future)))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def leave_a_callback(path: str, future: Any) -> None:
+    """Let go of the future, but for what is to be done when it comes."""
+    ring(path)
+    kept["callback"] = future
+    future.add_done_callback(lambda done: kept.update(callback=done.result()))
 
 
 def ask_inside(holder: Any) -> Any:
@@ -196,3 +228,10 @@ def raise_unpicklable() -> NoReturn:
 
 def return_unpicklable() -> Any:
     return threading.Lock()
+
+
+class Pair(NamedTuple):
+    """A named tuple."""
+
+    first: Any
+    second: Any

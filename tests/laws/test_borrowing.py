@@ -201,6 +201,41 @@ def test_an_object_whose_segment_was_removed_is_a_typed_loss(pool: OwnershipExec
     assert pool.submit(tasks.add, 1, 2).result(PATIENCE_S) == 3
 
 
+@pytest.mark.parametrize(
+    "waiting", [tasks.ring_and_ask, tasks.ring_and_await, tasks.ring_and_ask_in_a_thread]
+)
+def test_a_task_that_waits_lends_its_place(
+    single: OwnershipExecutor, bell: Bell, waiting: Any
+) -> None:
+    """Law 2: whatever way it waits; else what it waits for could never run."""
+    outside: AnyFuture[int] = AnyFuture()
+    awaited = single.submit(tasks.echo, outside)
+    asking = single.submit(waiting, bell.path, single.shared(awaited))
+    bell.wait()
+    outside.set_result(5)
+    assert asking.result(PATIENCE_S) == 5
+    assert single.submit(tasks.add, 1, 2).result(PATIENCE_S) == 3
+    del awaited, asking
+    at_rest(single, 0)
+
+
+def test_a_callback_that_a_task_leaves_behind_keeps_nobody_waiting(
+    single: OwnershipExecutor, bell: Bell
+) -> None:
+    """Law 2: with its task's end its worker is free again, and takes the next task."""
+    outside: AnyFuture[int] = AnyFuture()
+    awaited = single.submit(tasks.echo, outside)
+    leaving = single.submit(tasks.leave_a_callback, bell.path, single.shared(awaited))
+    leaving.result(PATIENCE_S)
+    assert single.submit(tasks.add, 1, 2).result(PATIENCE_S) == 3
+    outside.set_result(5)
+    assert awaited.result(PATIENCE_S) == 5
+    eventually(
+        lambda: single.submit(tasks.read_kept, "callback").result(PATIENCE_S) == 5,
+        "the callback is not called",
+    )
+
+
 ASKING_FOR_WHAT_IS_NEW = """
 import multiprocessing, sys
 from owndist import OwnershipExecutor
