@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import namespace
 from .definitions import Definitions
-from .inherited import Binding, inherited_bindings, still_bound
+from .inherited import Binding, inherited_bindings, small_data, still_bound
 from .namespace import (
     MAIN_MARK,
     MAIN_NAMES,
@@ -73,6 +73,7 @@ class Encoder:
 
     def __init__(self, inherited: Mapping[str, Any] | None = None) -> None:
         self._inherited = inherited
+        self._data = small_data(namespace.main_namespace()) if inherited is not None else {}
         self._definitions = Definitions()
         # key -> body of every definition made so far (and not yet forgotten).
         self.definitions = self._definitions.bodies
@@ -269,7 +270,7 @@ class Encoder:
         # What a session needs is loaded only where something goes by value.
         from .session import Session
 
-        return Session(self._definitions, self._inherited, self._memory)
+        return Session(self._definitions, self._inherited, self._memory, self._data)
 
     def _by_reference(self, fn: Any) -> bytes | None:
         """Return the plain pickle of what the workers can import or have inherited, else None."""

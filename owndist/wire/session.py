@@ -18,7 +18,7 @@ from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .definitions import Definitions
-from .inherited import inherited_bindings
+from .inherited import contents, inherited_bindings
 from .namespace import (
     MAIN_MARK,
     Call,
@@ -87,6 +87,7 @@ class Session:
         definitions: where to put the entries.
         inherited: what `__main__` held when the workers' template was forked, or None.
         memory: what sessions remember of functions and classes, by global name.
+        data: what small data of `__main__` consisted of then (see `inherited.small_data`).
     """
 
     def __init__(
@@ -94,10 +95,12 @@ class Session:
         definitions: Definitions,
         inherited: Mapping[str, Any] | None,
         memory: dict[str, Remembered],
+        data: Mapping[str, list[Any]],
     ) -> None:
         self._definitions = definitions
         self._memory = memory
         self._inherited = inherited
+        self._data = data
         self._main = main_namespace()
         # Global name -> key of its entry, for the entries that are finished.
         self._done: dict[str, int] = {}
@@ -174,9 +177,12 @@ class Session:
         """Say whether the workers must be told of a global: not if they began with it."""
         if name in self._done:
             return False
-        return name in self._definitions.bound_names or not self._is_as_inherited(
-            name, self._used[name]
-        )
+        if name in self._definitions.bound_names:
+            return True
+        value = self._used[name]
+        if self._is_as_inherited(name, value):
+            return False
+        return name not in self._data or contents(value) != self._data[name]
 
     def _is_as_inherited(self, name: str, value: Any) -> bool:
         """Say whether a global is what forked workers began with, and so is what it uses."""

@@ -1,0 +1,78 @@
+"""The data that a script keeps in globals, with real executors."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+START = """
+import multiprocessing, sys, threading, time
+from owndist import OwnershipExecutor
+
+def start(workers=1, **options):
+    context = multiprocessing.get_context(sys.argv[1])
+    return OwnershipExecutor(workers, mp_context=context, **options)
+"""
+Run = Callable[[str], None]
+
+
+@pytest.fixture(params=["fork", "spawn"])
+def script(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
+    """Run a script that makes an executor with `start()`; it fails where an assertion does."""
+
+    def run(source: str) -> None:
+        file = tmp_path / "script.py"
+        file.write_text(START + textwrap.dedent(source))
+        done = subprocess.run(
+            [sys.executable, str(file), request.param],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+
+    return run
+
+
+def test_what_an_initializer_put_into_a_container_stays(script: Run) -> None:
+    script("""
+        class Config:
+            def __init__(self):
+                self.mode = None
+
+        STATE, CONFIG, ROWS = {}, Config(), [{"a": 1}]
+
+        def init():
+            STATE["m"] = 42
+            CONFIG.mode = "fast"
+            ROWS.append(2)
+
+        def task():
+            return STATE.get("m"), CONFIG.mode, len(ROWS)
+
+        with start(initializer=init) as pool:
+            for _ in range(3):
+                assert pool.submit(task).result() == (42, "fast", 2)
+                seen = pool.submit(lambda: (STATE.get("m"), CONFIG.mode, len(ROWS))).result()
+                assert seen == (42, "fast", 2), seen
+            assert pool.submit(lambda: STATE.update(m=43)).result() is None
+            assert pool.submit(task).result() == (43, "fast", 2)
+            STATE["new"] = 1
+            for _ in range(2):
+                seen = pool.submit(lambda: (dict(STATE), CONFIG.mode, len(ROWS))).result()
+                assert seen == ({"new": 1}, "fast", 2), seen
+            assert pool.submit(lambda: STATE.update(m=44)).result() is None
+            assert pool.submit(lambda: dict(STATE)).result() == {"new": 1, "m": 44}
+            ROWS[0]["a"] = 5
+            assert pool.submit(lambda: ROWS).result() == [{"a": 5}]
+    """)
