@@ -44,7 +44,7 @@ _REMEMBER = 1000
 _HEAVY = 1 << 20
 
 if TYPE_CHECKING:
-    from .session import Remembered, Session
+    from .session import Large, Remembered, Session
     from .unchanged import Witness
 
 _dumps = pickle.dumps
@@ -83,6 +83,8 @@ class Encoder:
         self._remembered: dict[Any, tuple[int, tuple[int, ...], tuple[Any, ...]]] = {}
         # What sessions remember of the functions and classes of `__main__`.
         self._memory: dict[str, Remembered] = {}
+        # The large data of `__main__` that was sent.
+        self._large: dict[str, Large] = {}
         # What `function` returned for by-value functions, with a witness that they did not
         # change. Weak, for closures hold what the user wants gone. Made when first needed.
         self._witnessed: MutableMapping[FunctionType, Remembered] | None = None
@@ -161,6 +163,8 @@ class Encoder:
         """
         keep = {key for key, _, _ in list(self._remembered.values())}
         keep.update(in_use)
+        # Made again, it would show what was changed in it since.
+        keep.update([large.key for large in list(self._large.values())])
         self._definitions.forget(keep)
 
     def _define(self, fn: Any) -> tuple[int, tuple[int, ...], tuple[Any, ...]]:
@@ -270,7 +274,7 @@ class Encoder:
         # What a session needs is loaded only where something goes by value.
         from .session import Session
 
-        return Session(self._definitions, self._inherited, self._memory, self._data)
+        return Session(self._definitions, self._inherited, self._memory, self._data, self._large)
 
     def _by_reference(self, fn: Any) -> bytes | None:
         """Return the plain pickle of what the workers can import or have inherited, else None."""

@@ -30,12 +30,16 @@ from .namespace import (
     may_be_by_value,
     name_in,
 )
+from .pickling import here
 
 if TYPE_CHECKING:
     from .unchanged import Witness
 
 _dumps = pickle.dumps
 _MISSING = object()
+# Data above this size, pickled, is sent again only when its name is bound to another object. To
+# look for changes inside would take milliseconds at every submit.
+_LARGE = 64 * 1024
 
 
 class Making:
@@ -80,6 +84,15 @@ class Remembered(NamedTuple):
     bound: int = 0  # how many global names had an entry by then
 
 
+class Large(NamedTuple):
+    """Data that is large when pickled: not looked at again while its name is bound to it."""
+
+    value: Any  # kept, so that no other object gets its identity
+    making: Making
+    needs: dict[str, int]  # the entries that it was made with
+    key: int
+
+
 class Session:
     """Makes the pickle of one object, and the entries it needs.
 
@@ -88,6 +101,7 @@ class Session:
         inherited: what `__main__` held when the workers' template was forked, or None.
         memory: what sessions remember of functions and classes, by global name.
         data: what small data of `__main__` consisted of then (see `inherited.small_data`).
+        large: the large data that was sent last, by global name.
     """
 
     def __init__(
@@ -96,11 +110,13 @@ class Session:
         inherited: Mapping[str, Any] | None,
         memory: dict[str, Remembered],
         data: Mapping[str, list[Any]],
+        large: dict[str, Large],
     ) -> None:
         self._definitions = definitions
         self._memory = memory
         self._inherited = inherited
         self._data = data
+        self._large = large
         self._main = main_namespace()
         # Global name -> key of its entry, for the entries that are finished.
         self._done: dict[str, int] = {}
@@ -160,12 +176,16 @@ class Session:
             if first in making.names:
                 return None
             making.first[first] = None
+        return main_object, (name, self._entry_before(first))
+
+    def _entry_before(self, first: str) -> int:
+        """Make the entry of a name that the one in the making refers to; return its key."""
         for index, outer in enumerate(self._stack):
             if first in outer.names:
                 names = frozenset().union(*[inner.names for inner in self._stack[index:]])
                 self._groups.update(dict.fromkeys(names, names))
                 raise _Circle(names)
-        return main_object, (name, self._entry(first))
+        return self._entry(first)
 
     def use_global(self, name: str, value: Any, making: Making | None) -> None:
         """Note that a function uses a global: it must be there when the function is called."""
@@ -202,7 +222,11 @@ class Session:
             making = Making(self._groups.get(name, frozenset((name,))))
             self._stack.append(making)
             witness = self._witness(name)
+            futures = here.futures
+            had = len(futures) if futures is not None else 0
             try:
+                if self._is_known_large(name, making):
+                    break
                 body = self._body(making)
             except _Circle as circle:
                 # Tried again by the outermost entry of the circle, as a group.
@@ -212,11 +236,40 @@ class Session:
             finally:
                 self._stack.pop()
             self._add(making, body)
+            # Futures must be found anew each time.
+            if len(body) > _LARGE and (futures is None or len(futures) == had):
+                self._keep_large(name, making)
             if witness is not None:
                 self._memory[name] = Remembered(
                     self._value(name), witness, False, self._done[name], (), self._bound
                 )
         return self._done[name]
+
+    def _is_known_large(self, name: str, making: Making) -> bool:
+        """Take the entry of large data that was sent before; only its identity is looked at."""
+        known = self._large.get(name)
+        if (
+            known is None
+            or known.value is not self._value(name)
+            or len(making.names) > 1
+            or known.key not in self._definitions.bodies
+        ):
+            return False
+        for need, key in known.needs.items():
+            if self._entry_before(need) != key:
+                return False
+        for use in known.making.later:
+            if use in self._main:
+                self.use_global(use, self._main[use], None)
+        self._done[name] = known.key
+        self._later[name] = known.making.later
+        return True
+
+    def _keep_large(self, name: str, making: Making) -> None:
+        value = self._value(name)
+        if len(making.names) == 1 and not isinstance(value, (type, FunctionType)):
+            needs = {need: self._done[need] for need in making.first}
+            self._large[name] = Large(value, making, needs, self._done[name])
 
     def _recall(self, name: str) -> bool:
         """Take the entry of a function or class that did not change, with all that it needs."""

@@ -76,3 +76,50 @@ def test_what_an_initializer_put_into_a_container_stays(script: Run) -> None:
             ROWS[0]["a"] = 5
             assert pool.submit(lambda: ROWS).result() == [{"a": 5}]
     """)
+
+
+def test_large_data_is_sent_when_its_name_is_bound_anew(script: Run) -> None:
+    script("""
+        import pickle
+
+        class Point:
+            def __init__(self, x):
+                self.x = x
+
+        pickled = 0
+
+        class Heavy:
+            def __getstate__(self):
+                global pickled
+                pickled += 1
+                return vars(self)
+
+        HEAVY = Heavy()
+        HEAVY.data = bytes(100_000)
+        TABLE = {i: str(i) for i in range(20_000)}
+        POINTS = [Point(i) for i in range(10_000)]
+
+        def look(k):
+            return TABLE[k], POINTS[k].x, type(POINTS[k]) is Point, HEAVY.data[0]
+
+        with start() as pool:
+            other = lambda k: look(k)
+            for _ in range(5):
+                assert pool.submit(look, 7).result() == ("7", 7, True, 0)
+                assert pool.submit(other, 8).result() == ("8", 8, True, 0)
+            before = pickled
+            for _ in range(20):
+                pool.submit(other, 8).result()
+            assert pickled == before, (pickled, before)
+            for n in range(300):  # definitions that nobody needs are forgotten meanwhile
+                pool.submit(lambda n=n: n).result()
+            look2 = lambda k: (TABLE[k], POINTS[k].x)
+            assert pool.submit(look2, 7).result() == ("7", 7)
+            TABLE[7], POINTS[7].x = "changed", "changed"
+            for _ in range(3):
+                assert pool.submit(look2, 7).result() == ("7", 7)
+            TABLE = dict(TABLE)
+            POINTS = list(POINTS)
+            for _ in range(3):
+                assert pool.submit(look2, 7).result() == ("changed", "changed")
+    """)
