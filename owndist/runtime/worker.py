@@ -79,13 +79,21 @@ def worker_main(
         os.setpgid(0, setup.process_group)
     except OSError:
         pass  # the driver's group is gone, and the driver with it: the link will tell
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the driver to act on
+    # A Ctrl-C is for the driver to act on. It is not ignored, for what a task starts would inherit
+    # that, while a handler ends with exec. What it interrupts goes on, in Python (PEP 475) and,
+    # where the system can do it, in C.
+    signal.signal(signal.SIGINT, _do_nothing)
+    signal.siginterrupt(signal.SIGINT, False)
     threads = str(setup.threads_per_worker)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, threads)
     catch_crashes(record_fd)
     logging.getLogger("owndist").addHandler(logging.NullHandler())  # as in the driver
     Worker(number, link_fd, record_fd, setup).run()
+
+
+def _do_nothing(signum: int, frame: object) -> None:
+    """A signal that is not for this process."""
 
 
 class Worker:

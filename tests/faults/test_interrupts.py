@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import subprocess
+import threading
 import time
 from concurrent.futures import Future
 from concurrent.futures._base import _AcquireFutures
@@ -169,3 +172,67 @@ def test_a_ctrl_c_inside_wait_does_not_keep_the_executor_from_ending() -> None:
         _AcquireFutures(futures).__enter__()
         gate.set_result(-1)
     assert [future.result(PATIENCE_S) for future in futures] == [1] * 10
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_program_that_a_task_starts_can_be_interrupted(method: str) -> None:
+    """Law 68: by the task, and by Ctrl-C, although the workers themselves only go on."""
+    with OwnershipExecutor(1, multiprocessing.get_context(method)) as pool:
+        assert pool.submit(start_and_interrupt).result(PATIENCE_S) == -signal.SIGINT
+
+
+def start_and_interrupt() -> int:
+    started = subprocess.Popen(["sleep", str(PATIENCE_S)])
+    started.send_signal(signal.SIGINT)
+    return started.wait()
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_worker_goes_on_with_whatever_a_ctrl_c_interrupts(method: str) -> None:
+    """Law 68: waiting, computing, in a thread, or idle."""
+    with OwnershipExecutor(1, multiprocessing.get_context(method)) as pool:
+        pid = pool.submit(os.getpid).result(PATIENCE_S)
+        for work in (sleep_interrupted, read_interrupted, compute_interrupted):
+            assert pool.submit(work).result(PATIENCE_S) == "undisturbed"
+            os.kill(pid, signal.SIGINT)
+            assert pool.submit(os.getpid).result(PATIENCE_S) == pid
+        assert pool.statistics().workers_died == 0
+
+
+def interrupt_soon(count: int = 5) -> threading.Thread:
+    """Send so many interrupts to this process, from a thread."""
+
+    def strike() -> None:
+        for _ in range(count):
+            time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=strike)
+    thread.start()
+    return thread
+
+
+def sleep_interrupted() -> str:
+    began = time.monotonic()
+    striker = interrupt_soon()
+    time.sleep(0.2)
+    striker.join()
+    return "undisturbed" if time.monotonic() - began >= 0.2 else "woken"
+
+
+def read_interrupted() -> str:
+    out, into = os.pipe()
+    striker = interrupt_soon()
+    threading.Timer(0.2, os.write, (into, b"undisturbed")).start()
+    said = os.read(out, 100)
+    striker.join()
+    os.close(out)
+    os.close(into)
+    return said.decode()
+
+
+def compute_interrupted() -> str:
+    striker = interrupt_soon()
+    while striker.is_alive():
+        sum(range(1000))
+    return "undisturbed"
