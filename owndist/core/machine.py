@@ -51,6 +51,7 @@ from .references import ReferenceTable
 from .reports import (
     Aborted,
     CancelAsked,
+    CancelWithdrawn,
     ErrorJudged,
     Fulfilled,
     HandleAdded,
@@ -120,6 +121,7 @@ class Machine:
             Mapped: self._on_mapped,
             Unmapped: self._on_own_unmapped,
             CancelAsked: self._on_cancel_asked,
+            CancelWithdrawn: self._on_cancel_withdrawn,
             ErrorJudged: self._on_error_judged,
             WorkerEnded: self._on_worker_ended,
             ShutdownAsked: self._on_shutdown_asked,
@@ -249,6 +251,9 @@ class Machine:
 
     def _on_cancel_asked(self, report: CancelAsked, now: int) -> None:
         self.submission.cancel(report.task)
+
+    def _on_cancel_withdrawn(self, report: CancelWithdrawn, now: int) -> None:
+        self.submission.withdraw_cancel(report.task)
 
     def _on_error_judged(self, report: ErrorJudged, now: int) -> None:
         self.submission.on_judged(report.task, report.attempt, report.retry)

@@ -180,6 +180,18 @@ class CancelAsked(Record):
         self.task = task
 
 
+class CancelWithdrawn(Record):
+    """Nobody waits for that answer any more: the task is to run after all, and there is none."""
+
+    __slots__ = ("task",)
+
+    def __init__(
+        self,
+        task: TaskId,
+    ) -> None:
+        self.task = task
+
+
 class ErrorJudged(Record):
     """Answers `JudgeError`: whether the task's error is one that is to be retried."""
 

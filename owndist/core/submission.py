@@ -53,6 +53,7 @@ class Submission:
         self.ready: deque[Task] = deque()
         self.estimates: dict[int, int] = {}  # {function: nanoseconds per task, lately}
         self.submitted = self.finished = self.failed = self.cancelled = self.retried = 0
+        self.cancelling_all = False  # what has not started is not to start any more
         self.sent_ahead = False  # something may wait behind a task on a worker
         self._commands = commands
 
@@ -428,8 +429,15 @@ class Submission:
             self._commands.append(CancelAnswered(task_id, True))
             self.settle(task, CANCELLED, None)
 
+    def withdraw_cancel(self, task_id: TaskId) -> None:
+        """Who asked has given up, and said so. If its worker gives it back, it goes elsewhere."""
+        task = self.tasks.get(task_id)
+        if task is not None and not self.cancelling_all:
+            task.cancel_asked = False
+
     def cancel_all(self) -> None:
         """Keep every task from running that has not started."""
+        self.cancelling_all = True
         self.cancel_unsent()
         for worker in self.leasing.workers.values():
             for task in worker.queue.values():

@@ -14,6 +14,7 @@ from typing import Any
 from ..config import TaskOptions
 from ..core.reports import (
     CancelAsked,
+    CancelWithdrawn,
     Fulfilled,
     HandleAdded,
     HandlesDropped,
@@ -325,11 +326,24 @@ class Driver(Shell):
                 self._reader.pump(ticket.answered.is_set, _CANCEL_WAIT_S)
             else:
                 ticket.answered.wait(_CANCEL_WAIT_S)
+            if ticket.cancelled is None:
+                self._give_up_cancel(task, ticket)
         if ticket.cancelled:
             future._complete(CANCELLED, None)
         if self._completions:
             self._reader.poke()
         return bool(ticket.cancelled)
+
+    def _give_up_cancel(self, task: int, ticket: Ticket) -> None:
+        """`cancel` returns False now, so the task must not be cancelled by an answer to come."""
+        with self._lock, self._change:
+            tickets = self._cancels.get(task)
+            if tickets is None or ticket not in tickets:
+                return  # the answer has just come
+            tickets.remove(ticket)
+            if not tickets:  # else somebody else goes on waiting
+                del self._cancels[task]
+                self._feed(CancelWithdrawn(task))
 
     def cancel_soon(self, futures: Iterable[Future[Any]]) -> None:
         """Keep these from running, if they have not started; nobody waits for the answers."""

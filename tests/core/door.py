@@ -10,6 +10,7 @@ from owndist.core.ids import DRIVER, execution_id
 from owndist.core.machine import Machine
 from owndist.core.reports import (
     CancelAsked,
+    CancelWithdrawn,
     HandlesDropped,
     Received,
     Stored,
@@ -67,6 +68,10 @@ class Door:
 
     def cancel(self, task: int) -> list[Any]:
         return self.feed(CancelAsked(task))
+
+    def withdraw(self, task: int) -> list[Any]:
+        """Whoever wanted it cancelled waits for the answer no more."""
+        return self.feed(CancelWithdrawn(task))
 
     def tick(self, ns: int) -> list[Any]:
         """Time passes; the timer goes off if it is due."""

@@ -141,6 +141,55 @@ def test_cancel_that_crosses_the_result() -> None:
     assert door.answers() == [(1, False)]
 
 
+def test_cancel_that_was_given_up_changes_nothing() -> None:
+    """A worker inside of a long call into C answers too late; `cancel` has returned False."""
+    door = Door()
+    door.make_short()
+    door.submit(1)
+    door.submit(2)
+    door.up(1)
+    door.cancel(2)
+    door.withdraw(2)
+    door.say(1, (m.RECALLED, (2,), (2,)))
+    assert not door.outcomes() and not door.answers()
+    door.end(1, running=1)
+    door.submit(3)
+    door.up(2)
+    door.done(2, 1, attempt=2)
+    [(worker, _, attempt)] = [sent for sent in door.tasks_sent() if sent[1] == 2][-1:]
+    door.done(worker, 2, attempt=attempt)
+    assert door.outcomes()[2] == (READY, b"value")
+
+
+def test_cancel_that_was_given_up_can_be_asked_for_again() -> None:
+    """The answer to the first recall counts for the second `cancel`, too."""
+    door = Door()
+    door.make_short()
+    door.submit(1)
+    door.submit(2)
+    door.up(1)
+    door.cancel(2)
+    door.withdraw(2)
+    door.cancel(2)
+    door.say(1, (m.RECALLED, (2,), (2,)))
+    door.say(1, (m.RECALLED, (2,), ()))
+    assert door.answers() == [(2, True)] and door.outcomes() == {2: (CANCELLED, None)}
+
+
+def test_giving_up_a_cancel_does_not_undo_a_shutdown() -> None:
+    """`shutdown(cancel_futures=True)` after `cancel` (Law 8)."""
+    door = Door()
+    door.make_short()
+    door.submit(1)
+    door.submit(2)
+    door.up(1)
+    door.cancel(2)
+    door.feed(ShutdownAsked(cancel=True))
+    door.withdraw(2)
+    door.say(1, (m.RECALLED, (2,), (2,)))
+    assert door.outcomes() == {2: (CANCELLED, None)}
+
+
 @pytest.mark.parametrize("retry", [False, True])
 def test_cancel_while_judging(retry: bool) -> None:
     """`options(retry_exceptions=(OSError,))`: it does not run again; else it has failed."""

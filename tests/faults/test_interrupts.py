@@ -11,10 +11,11 @@ import time
 from concurrent.futures import Future
 from concurrent.futures._base import _AcquireFutures
 
+import psutil
 import pytest
 
 from owndist import OwnershipExecutor
-from tests.laws.helpers import PATIENCE_S, SLACK
+from tests.laws.helpers import PATIENCE_S, SLACK, eventually
 
 from .conftest import StartScript
 
@@ -236,3 +237,19 @@ def compute_interrupted() -> str:
     while striker.is_alive():
         sum(range(1000))
     return "undisturbed"
+
+
+def test_a_cancel_that_was_refused_is_not_granted_later(single: OwnershipExecutor) -> None:
+    """Law 65: the worker was stopped, and answers when `cancel` has returned False."""
+    pid = single.submit(os.getpid).result(PATIENCE_S)
+    for number in range(20):  # so that it counts as short, and is sent ahead
+        single.submit(abs, number).result(PATIENCE_S)
+    worker = psutil.Process(pid)
+    worker.suspend()
+    eventually(lambda: worker.status() == psutil.STATUS_STOPPED, "the worker does not stop")
+    try:
+        futures = [single.submit(abs, number) for number in range(3)]
+        assert not futures[2].cancel()
+    finally:
+        worker.resume()
+    assert [future.result(PATIENCE_S) for future in futures] == [0, 1, 2]

@@ -100,6 +100,13 @@ MUTATIONS = [
         "        task.worker = None\n        if False:\n",
     ),
     (
+        "a task is cancelled although `cancel` has given up",
+        "submission.py",
+        "        if task is not None and not self.cancelling_all:\n"
+        "            task.cancel_asked = False",
+        "",
+    ),
+    (
         "futures inside a value do not keep their objects",
         "references.py",
         "                found.contained += 1\n                entry.nested += (inner,)",

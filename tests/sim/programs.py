@@ -23,6 +23,7 @@ def simulate(seed: int, record: bool = False) -> World:
     # Draws of their own, so that the programs of known seeds stay what they are.
     ends = random.Random(f"{seed} the end")
     world.initializer_fails = ends.random() < 0.02
+    gives_up = random.Random(f"{seed} gives up")
     abort_at = ends.randint(0, 29) if ends.random() < 0.04 else None  # operations before the end
     operations = rng.randint(3, 30)
     borrows = rng.choice((0.1, 0.4, 0.9))  # how much of it is about futures that stay futures
@@ -34,6 +35,8 @@ def simulate(seed: int, record: bool = False) -> World:
         if rng.random() < busy or not world.choose(idle_chance):
             operations -= 1
             _operate(world, rng, borrows, short)
+            if world.cancels and gives_up.random() < 0.1:
+                world.withdraw_cancel(gives_up.choice(world.cancels))
             if operations == abort_at:
                 world.abort()
                 break

@@ -30,6 +30,7 @@ from owndist.core.messages import TASK
 from owndist.core.reports import (
     Aborted,
     CancelAsked,
+    CancelWithdrawn,
     ErrorJudged,
     Fulfilled,
     HandleAdded,
@@ -138,6 +139,11 @@ class World:
     def cancel(self, task: int) -> None:
         self.cancels.append(task)
         self._feed(CancelAsked(task))
+
+    def withdraw_cancel(self, task: int) -> None:
+        """`cancel()` gives up and returns False."""
+        self.cancels = [other for other in self.cancels if other != task]
+        self._feed(CancelWithdrawn(task))
 
     def drop_handles(self, objects: list[int]) -> None:
         for object_id in objects:
