@@ -78,6 +78,9 @@ class MainPickler(Pickler):  # type: ignore[misc]  # cloudpickle has no type hin
         self._session = session
         self._making = making
         self._main = main_namespace()
+        # {id: name} of instances that the session refers to by name; that of a worker has none.
+        instances = getattr(session, "instances", None)
+        self._instances: dict[int, str] = {} if instances is None else instances(making)
 
     def reducer_override(self, obj: Any) -> Any:
         """Reduce what belongs to `__main__`; leave the rest to cloudpickle."""
@@ -102,6 +105,12 @@ class MainPickler(Pickler):  # type: ignore[misc]  # cloudpickle has no type hin
                 return _make_new_type, (obj.__name__, obj.__supertype__, obj.__module__)
             reduced = super().reducer_override(obj)
             return _tidy_class(obj, reduced) if isinstance(obj, type) else reduced
+        name = self._instances.get(id(obj))
+        if name is not None:
+            session: Any = self._session
+            reference = session.instance(name, obj, self._making)
+            if reference is not None:
+                return reference
         return NotImplemented  # where cloudpickle has nothing special either
 
     def _dynamic_function_reduce(self, func: FunctionType) -> tuple[Any, ...]:

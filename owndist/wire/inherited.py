@@ -33,7 +33,11 @@ Binding = tuple[str, Any]
 
 def is_compared(value: object) -> bool:
     """Whether this global of `__main__` is compared with what was inherited."""
-    return hasattr(value, "__qualname__") or isinstance(value, (ModuleType, *_ATOMS))
+    return (
+        hasattr(value, "__qualname__")
+        or type(value) is object  # made to be told apart by `is`
+        or isinstance(value, (ModuleType, *_ATOMS))
+    )
 
 
 def inherited_bindings(

@@ -17,6 +17,7 @@ In the driver both functions find what `__main__` holds at the time, as stock pi
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import pickle
 import sys
@@ -167,6 +168,24 @@ def name_in(space: Mapping[str, Any], obj: Any) -> str | None:
     except (KeyError, AttributeError):
         return None
     return name if found is obj else None
+
+
+def global_instances() -> dict[int, str]:
+    """Return {id: name} of the instances that globals of `__main__` are bound to.
+
+    Those that pickle by their attributes: what says itself how it is pickled is left to that.
+    """
+    plain: Any = object
+    return {
+        id(value): name
+        for name, value in list(main_namespace().items())
+        if type(value).__reduce_ex__ is plain.__reduce_ex__
+        and type(value).__reduce__ is plain.__reduce__
+        and (type(value).__module__ != "builtins" or type(value) is object)
+        and not isinstance(value, type)
+        and type(value) not in copyreg.dispatch_table
+        and name not in MODULE_NAMES
+    }
 
 
 def may_be_by_value(plain: bytes) -> bool:

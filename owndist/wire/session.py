@@ -23,6 +23,7 @@ from .namespace import (
     MAIN_MARK,
     Call,
     Group,
+    global_instances,
     group_member,
     inherited_object,
     main_namespace,
@@ -118,6 +119,8 @@ class Session:
         self._data = data
         self._large = large
         self._main = main_namespace()
+        self._instances: dict[int, str] | None = None
+        self._is_function = False  # or a value
         # Global name -> key of its entry, for the entries that are finished.
         self._done: dict[str, int] = {}
         # The entries in the making; each but the first is referred to by the one before.
@@ -137,6 +140,7 @@ class Session:
         """Return the pickle of the session's object, and make all entries it needs."""
         from . import byvalue
 
+        self._is_function = isinstance(obj, FunctionType)
         head = byvalue.dump(obj, self, None, buffer_callback)
         while waiting := [name for name in self._used if self._needs_entry(name)]:
             for name in waiting:
@@ -177,6 +181,32 @@ class Session:
                 return None
             making.first[first] = None
         return main_object, (name, self._entry_before(first))
+
+    def instances(self, making: Making | None) -> dict[int, str]:
+        """Return {id: name} of the instances that are referred to by the name of their global.
+
+        So `if value is MISSING` is true for a default that is MISSING. Arguments are copies.
+        """
+        if making is None and not self._is_function:
+            return {}
+        if self._instances is None:
+            self._instances = global_instances()
+        return self._instances
+
+    def instance(self, name: str, obj: Any, making: Making | None) -> tuple[Any, ...] | None:
+        """Refer to an instance by the name of its global, or return None to have it copied."""
+        if making is not None and name in making.names:
+            return None
+        if self._inherited is not None and name not in self._definitions.bound_names:
+            if self._inherited.get(name, _MISSING) is obj or (
+                name in self._data and contents(obj) == self._data[name]
+            ):
+                return inherited_object, (name,)
+            if type(obj) is not object:
+                return None  # to send it would undo what was made of it in the workers
+        if making is not None:
+            making.first[name] = None
+        return main_object, (name, self._entry_before(name))
 
     def _entry_before(self, first: str) -> int:
         """Make the entry of a name that the one in the making refers to; return its key."""

@@ -69,7 +69,7 @@ class Witness:
     Make it before the object is pickled, so that a change on the way is noticed the next time.
     """
 
-    __slots__ = ("_abc_token", "_content", "_modules", "_mutable", "_walked")
+    __slots__ = ("_abc_token", "_content", "_modules", "_mutable", "_names", "_walked")
 
     def __init__(self, root: Any) -> None:
         """Look at an object. Raises an exception when its changes could go unseen."""
@@ -78,6 +78,8 @@ class Witness:
         # Values that may change inside, and their pickle.
         self._mutable: list[Any] = []
         self._content = b""
+        # The globals they are bound to: pickles refer to instances by name.
+        self._names: list[str] = []
         # More modules: cloudpickle may find more submodules that a function uses.
         self._modules = len(sys.modules)
         # Changes when a class is registered with an abstract base class.
@@ -90,6 +92,7 @@ class Witness:
                 waiting += self._look(value)
         if self._mutable:
             self._content = self._dump_mutable()
+            self._names = self._names_of_mutable()
             if (
                 len(self._content) > _MOST_BYTES
                 or MAIN_MARK in self._content
@@ -106,7 +109,9 @@ class Witness:
                 now = parts_of(obj)
                 if len(now) != len(before) or any(map(operator.is_not, now, before)):
                     return False
-            return not self._mutable or self._dump_mutable() == self._content
+            if not self._mutable:
+                return True
+            return self._names_of_mutable() == self._names and self._dump_mutable() == self._content
         except Exception:
             # Something is there now that cannot be told or compared.
             return False
@@ -118,6 +123,10 @@ class Witness:
             return pickle.dumps(self._mutable, 5)
         finally:
             here.futures = outer
+
+    def _names_of_mutable(self) -> list[str]:
+        found = set(map(id, self._mutable))
+        return [name for name, value in list(main_namespace().items()) if id(value) in found]
 
     def _look(self, value: Any) -> list[Any]:
         """Take note of one object; return those it leads to."""

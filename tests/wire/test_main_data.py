@@ -123,3 +123,44 @@ def test_large_data_is_sent_when_its_name_is_bound_anew(script: Run) -> None:
             for _ in range(3):
                 assert pool.submit(look2, 7).result() == ("changed", "changed")
     """)
+
+
+def test_an_instance_is_the_same_as_a_global_and_elsewhere(script: Run) -> None:
+    script("""
+        class Config:
+            pass
+
+        MISSING = object()
+        CONFIG = Config()
+        Config.default = CONFIG
+
+        def get(d, k, default=MISSING, *, config=CONFIG):
+            value = d.get(k, default)
+            return value is MISSING, config is CONFIG, Config.default is CONFIG
+
+        def closure():
+            missing = MISSING
+            return lambda: missing is MISSING
+
+        class Uses:
+            missing = MISSING
+            def same(self):
+                return self.missing is MISSING
+
+        def is_the_global(value):
+            return value is CONFIG
+
+        with start() as pool:
+            for _ in range(4):
+                assert pool.submit(get, {}, 1).result() == (True, True, True)
+                inner = lambda: get({}, 1)
+                assert pool.submit(inner).result() == (True, True, True)
+                assert pool.submit(closure()).result() is True
+                assert pool.submit(lambda m=MISSING: m is MISSING).result() is True
+                assert pool.submit(Uses().same).result() is True
+                assert pool.submit(is_the_global, CONFIG).result() is False  # a copy
+            MISSING = object()
+            for _ in range(4):
+                assert pool.submit(get, {}, 1).result() == (False, True, True)
+                assert pool.submit(lambda m=MISSING: m is MISSING).result() is True
+    """)
