@@ -52,6 +52,10 @@ class Memory:
         views[process] = views.get(process, 0) + 1
         return self._payloads[key], key
 
+    def again(self, key: ExtentKey) -> tuple[Any, Payload]:
+        """A stored value once more, for whoever still maps it, and what it says."""
+        return ((*key, self._segments[key], 0, 64), b"head", ((0, 64),)), self._payloads[key]
+
     def unmap(self, process: int, key: ExtentKey) -> bool:
         """One view less. True: it was the process's last."""
         views = self._views[key]

@@ -23,6 +23,7 @@ def simulate(seed: int, record: bool = False) -> World:
     # Draws of their own, so that the programs of known seeds stay what they are.
     ends = random.Random(f"{seed} the end")
     world.initializer_fails = ends.random() < 0.02
+    passes_on = random.Random(f"{seed} passes on")
     gives_up = random.Random(f"{seed} gives up")
     abort_at = ends.randint(0, 29) if ends.random() < 0.04 else None  # operations before the end
     operations = rng.randint(3, 30)
@@ -34,7 +35,10 @@ def simulate(seed: int, record: bool = False) -> World:
     while operations:
         if rng.random() < busy or not world.choose(idle_chance):
             operations -= 1
+            last = len(world.specs)
             _operate(world, rng, borrows, short)
+            for spec in list(world.specs.values())[last:]:
+                spec.passes_on = passes_on.random() < 0.2
             if world.cancels and gives_up.random() < 0.1:
                 world.withdraw_cancel(gives_up.choice(world.cancels))
             if operations == abort_at:

@@ -23,6 +23,7 @@ class Spec:
     returns_futures: bool = False
     keeps_futures: bool = False  # in globals of the worker
     keeps_views: bool = False
+    passes_on: bool = False  # it returns a view that an earlier task kept, if there is one
     raises: int = 0  # so many of its executions raise
     judged: bool = False
     retried: bool = True  # what the judgement is
@@ -32,6 +33,7 @@ class Spec:
     # what happened: "start", "return", "raise", "death"
     history: list[str] = field(default_factory=list)
     read_ids: list[int] = field(default_factory=list)  # what its last execution waited for
+    passed_on: str | None = None  # what that said
     cancel_granted: bool = False
 
 
@@ -43,6 +45,8 @@ def expected_text(spec_id: int, specs: dict[int, Spec], outcomes: dict[int, Outc
     spec = specs.get(spec_id)
     if spec is None:
         return f"put{spec_id}"
+    if spec.passed_on is not None:
+        return spec.passed_on
     arguments = [expected_text(slot, specs, outcomes) for slot in spec.slots]
     if spec.returns == ALIAS and arguments:
         return arguments[0]

@@ -33,6 +33,7 @@ class Job:
         self.to_read: list[Address] = []
         self.phase = "taken"
         self.blocked = False
+        self.passed_on: list[ExtentKey] = []  # views that keep what is returned
 
 
 class SimWorker:
@@ -174,6 +175,7 @@ class SimWorker:
             self.record_running = execution_id(spec.id, job.message[2])
             spec.history.append("start")
             spec.read_ids = []
+            spec.passed_on = None
             job.phase = "started"
         elif job.phase == "started":
             self._load_arguments(job)
@@ -254,11 +256,20 @@ class SimWorker:
         )
         if late:
             self._drop_locals(job)
+        # Only now: perhaps nothing else has kept what the DONE names.
+        for key in job.passed_on:
+            self._unmap(key)
 
     def _outcome(self, job: Job) -> tuple[int, Any, tuple[int, ...]]:
         spec = job.spec
         if spec.history.count("raise") < spec.raises:
             return FAILED, (ERROR, b"error", f"task {spec.id}"), ()
+        if spec.passes_on and self.kept_views:
+            value, payload = self.world.memory.again(self.kept_views[-1])
+            if not payload[1]:  # the futures inside may be gone
+                job.passed_on.append(self.kept_views.pop())
+                spec.passed_on = payload[0]
+                return READY, value, ()
         if spec.returns == ALIAS and spec.slots:
             value = job.message[6][0]
             payload, key = self.world.memory.read(self.number, value)
