@@ -202,6 +202,14 @@ class ReferenceTable:
                 record = self.extents[key] = ExtentRecord(extent)
             record.holders += 1
 
+    def is_lost(self, value: Value | Failure, sender: ProcessNumber) -> bool:
+        """Whether a value names memory that nobody keeps: it may hold something else by now.
+
+        What the sender has written itself is new, and has no record yet.
+        """
+        extent = extent_of(value)
+        return extent is not None and extent[0] != sender and extent_key(extent) not in self.extents
+
     def drop(self, value: Value | Failure) -> None:
         """One holder less."""
         extent = extent_of(value)

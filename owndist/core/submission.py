@@ -20,19 +20,7 @@ from .messages import OUTCOME, RECALL, STOP, TASK
 from .references import Entry, ReferenceTable
 from .reports import Submitted
 from .task import T_JUDGING, T_OVER, T_READY, T_SENT, T_WAITING, Task
-from .values import (
-    CANCELLED,
-    DIED,
-    ERROR,
-    FAILED,
-    LOST,
-    PENDING,
-    READY,
-    Failure,
-    Value,
-    extent_key,
-    extent_of,
-)
+from .values import CANCELLED, DIED, ERROR, FAILED, LOST, PENDING, READY, Failure, Value
 
 # What a task costs a worker besides the user's function: reading, unpickling, replying. It bounds
 # how many no-op tasks are sent ahead.
@@ -274,7 +262,7 @@ class Submission:
                 self.references.add_borrower(object_id, worker.number, token)
             for key in pinned:
                 self.references.pin(worker.number, key)
-        if status == READY and self._is_lost(worker, value):
+        if status == READY and self.references.is_lost(value, worker.number):
             self.failed += 1
             text = "it was let go before its task had passed it on"
             self.settle(task, FAILED, (LOST, text, task.name))
@@ -289,18 +277,6 @@ class Submission:
         else:
             self.failed += 1
             self.settle(task, FAILED, value)
-
-    def _is_lost(self, worker: Worker, value: Value) -> bool:
-        """Whether a value names memory that nobody keeps: it may hold something else by now.
-
-        What the worker has written itself is new, and has no record yet.
-        """
-        extent = extent_of(value)
-        return (
-            extent is not None
-            and extent[0] != worker.number
-            and extent_key(extent) not in self.references.extents
-        )
 
     def on_judged(self, task_id: TaskId, attempt: int, retry: bool) -> None:
         """Whether a raised error is one that the task retries."""
