@@ -44,7 +44,7 @@ def resolve_options(base: TaskOptions, changes: Mapping[str, Any]) -> TaskOption
             import difflib  # for people who mistype only
 
             near = difflib.get_close_matches(key, TaskOptions.__slots__, 1, 0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = f"; did you mean {near[0]!r}?" if near else "."
             known = ", ".join(TaskOptions.__slots__)
             raise TypeError(f"there is no option {key!r}{hint} The options are: {known}.")
     checked = dict(changes)

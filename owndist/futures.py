@@ -281,7 +281,7 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
                 raise  # the user's, not the value's: the next one to ask may have more luck
             except BaseException as error:
                 # The value's class may raise anything. To this reader that is the outcome.
-                self.__dict__.setdefault("_exception", error)
+                self.__dict__.setdefault("_exception", _cannot_load(self._name, error))
             else:
                 self.__dict__.setdefault("_result", loaded)
         else:
@@ -303,6 +303,18 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
             self._peer.note_dropped(self._object, self._stored)
         except AttributeError:
             pass  # `__init__` did not get far
+
+
+def _cannot_load(name: str, error: BaseException) -> BaseException:
+    from .errors import NotSerializable, OwndistError
+
+    if isinstance(error, OwndistError) or not isinstance(error, Exception):
+        return error
+    told = NotSerializable(
+        f"the result of task {name!r} could not be unpickled: {type(error).__name__}: {error}"
+    )
+    told.__cause__ = error
+    return told
 
 
 Future.__module__ = "owndist"

@@ -1,8 +1,9 @@
 """Futures among the arguments of a task.
 
-A future at top level, or at any depth inside lists, tuples, sets and dicts, stands for its value.
-It is pickled as a *slot*, which becomes the value when the worker unpickles the arguments. A future
-held by anything else (an object, a closure), or wrapped by `shared`, stays a future.
+A future at top level, or at any depth inside the containers of the standard library (`_BUILDERS`),
+stands for its value. It is pickled as a *slot*, which becomes the value when the worker unpickles
+the arguments. A future held by anything else (an object, a closure), or wrapped by `shared`, stays
+a future.
 
 Containers are walked only when there is reason to: a future at top level is seen at once, and one
 deeper down is met by the pickler.
@@ -10,6 +11,8 @@ deeper down is met by the pickler.
 
 from __future__ import annotations
 
+import collections
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future as AnyFuture
@@ -101,10 +104,9 @@ class Slots:
         return args, kwargs
 
     def replace_all(self, obj: Any) -> Any:
-        """The object with slots in place of futures at any depth of the plain containers.
+        """The object with slots in place of futures at any depth of the containers.
 
-        Only exact lists, tuples, sets, frozensets and dicts are entered, and copied only where
-        something inside was replaced, so identities elsewhere are kept.
+        They are copied only where something inside was replaced, so identities elsewhere are kept.
         """
         return self._walk(obj, {})
 
@@ -118,29 +120,60 @@ class Slots:
     def _walk(self, obj: Any, seen: dict[int, Any]) -> Any:
         if isinstance(obj, AnyFuture):
             return self._slot(obj)
-        kind = type(obj)
-        if kind not in _CONTAINERS:
+        build = _builder(type(obj))
+        if build is None:
             return obj
         if id(obj) in seen:
             return seen[id(obj)]
         seen[id(obj)] = obj  # a cycle leads back to the original; see below
-        new: Any
-        if kind is dict:
-            new = {self._walk(k, seen): self._walk(v, seen) for k, v in obj.items()}
-            same = all(
-                nk is k and nv is v
-                for (nk, nv), (k, v) in zip(new.items(), obj.items(), strict=False)
-            )
-        else:
-            items = [self._walk(item, seen) for item in obj]
-            same = all(new_item is item for new_item, item in zip(items, obj, strict=False))
-            new = items if kind is list else kind(items)
-        if same:
+        old = _items(obj)
+        items = [self._walk(item, seen) for item in old]
+        if all(item is before for item, before in zip(items, old, strict=True)):
             return obj
         # A container that holds itself and a future would keep its futures in the inner copy;
         # pickling then meets them, and they arrive as futures. Nobody writes that.
-        seen[id(obj)] = new
+        new = seen[id(obj)] = build(obj, items)
         return new
 
 
-_CONTAINERS = frozenset([list, tuple, set, frozenset, dict])
+def _items(container: Any) -> list[Any]:
+    """What is inside; of a dict, keys and values by turns."""
+    if isinstance(container, dict):
+        return [part for pair in container.items() for part in pair]
+    if isinstance(container, functools.partial):
+        return [container.func, *container.args, *container.keywords.values()]
+    return list(container)
+
+
+def _pairs(items: list[Any]) -> list[tuple[Any, Any]]:
+    return list(zip(items[::2], items[1::2], strict=True))
+
+
+def _build_partial(old: functools.partial[Any], items: list[Any]) -> functools.partial[Any]:
+    function, *rest = items
+    args, values = rest[: len(old.args)], rest[len(old.args) :]
+    return functools.partial(function, *args, **dict(zip(old.keywords, values, strict=True)))
+
+
+# How a container of a type is made again, from the old one and its new items. Only of exactly these
+# types is known what they are made of, and of named tuples.
+_BUILDERS: dict[type, Callable[[Any, list[Any]], Any]] = {
+    list: lambda old, items: items,
+    tuple: lambda old, items: tuple(items),
+    set: lambda old, items: set(items),
+    frozenset: lambda old, items: frozenset(items),
+    dict: lambda old, items: dict(_pairs(items)),
+    collections.OrderedDict: lambda old, items: collections.OrderedDict(_pairs(items)),
+    collections.defaultdict: lambda old, items: collections.defaultdict(
+        old.default_factory, _pairs(items)
+    ),
+    collections.deque: lambda old, items: collections.deque(items, old.maxlen),
+    functools.partial: _build_partial,
+}
+
+
+def _builder(kind: type) -> Callable[[Any, list[Any]], Any] | None:
+    known = _BUILDERS.get(kind)
+    if known is None and issubclass(kind, tuple) and hasattr(kind, "_fields"):
+        return lambda old, items: kind._make(items)  # type: ignore[attr-defined]
+    return known

@@ -249,7 +249,10 @@ class Driver(Shell):
         except Exception:
             # A future of another executor, deeper down, cannot be pickled. If there is one,
             # there is another way; if not, the error stands.
-            inner_args, inner_kwargs = slots.replace_all((new_args, new_kwargs))
+            try:
+                inner_args, inner_kwargs = slots.replace_all((new_args, new_kwargs))
+            except RecursionError:
+                inner_args, inner_kwargs = new_args, new_kwargs  # too deep for us as well
             if inner_args is new_args and inner_kwargs is new_kwargs:
                 raise
             return self._encoder.value((inner_args, inner_kwargs), describe), slots.futures

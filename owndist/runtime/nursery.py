@@ -201,8 +201,12 @@ def _send_setup(ours: socket.socket, setup: WorkerSetup) -> None:
 
     preparation: dict[str, Any] = spawn.get_preparation_data("OwndistTemplate")
     # The script is not run again in the workers: what a task needs of __main__ travels with it.
-    # Only where the script lies is told: a task may start processes by multiprocessing itself.
-    preparation["owndist_main_file"] = getattr(sys.modules["__main__"], "__file__", None)
+    # Only where the script lies is told: a task may start processes by multiprocessing itself, or
+    # import from its own package (`python -m package.module`).
+    main = sys.modules["__main__"]
+    preparation["owndist_main"] = {
+        name: getattr(main, name) for name in ("__file__", "__package__") if hasattr(main, name)
+    }
     preparation.pop("init_main_from_name", None)
     preparation.pop("init_main_from_path", None)
     # Process.authkey refuses to be pickled outside multiprocessing's own spawning.

@@ -57,7 +57,7 @@ def run_fresh(fd: int) -> None:
     control = socket.socket(fileno=fd)
     size = struct.unpack("<I", _read_exactly(control, 4))[0]
     preparation, setup = pickle.loads(_read_exactly(control, size))
-    main_file = preparation.pop("owndist_main_file")
+    main_names = preparation.pop("owndist_main")
     from multiprocessing import spawn
 
     spawn.prepare(preparation)
@@ -67,8 +67,7 @@ def run_fresh(fd: int) -> None:
     # script itself is never run again.
     main = types.ModuleType("__main__")
     main.__dict__["__builtins__"] = __builtins__
-    if main_file is not None:
-        main.__file__ = main_file
+    main.__dict__.update(main_names)
     sys.modules["__main__"] = sys.modules["__mp_main__"] = main
     with control:
         _serve(control, setup)
@@ -88,6 +87,7 @@ def _leave_foreground() -> None:
     """Signals that a terminal sends to the driver's process group are the driver's business."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, nobody would learn how workers ended
     signal.set_wakeup_fd(-1)  # an event loop's, if the driver runs one
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     try:

@@ -16,6 +16,7 @@ logger = logging.getLogger("owndist.functions")
 # How many objects are tried before the search for the part at fault gives up.
 _TRIES = 1000
 _LONGEST_KEY = 40
+_LONGEST_PATH = 120
 
 
 def explain(
@@ -128,6 +129,8 @@ class _Search:
                     path = f"{path}{label}" if label[0] in ".[" else f"{label} of {path}"
                     value, error, deeper = part, failure, True
                     break
+        if len(path) > _LONGEST_PATH:
+            path = f"{path[: _LONGEST_PATH // 2]}...{path[-_LONGEST_PATH // 2 :]}"
         where = what if path == "value" else f"{what}: {path}"
         return f"cannot pickle {where} (type {_type_name(value)}): {_line(error)}"
 

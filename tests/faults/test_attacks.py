@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import Future, wait
+from pathlib import Path
 
 import pytest
 
@@ -186,3 +187,85 @@ def test_a_process_without_descriptors_ends_with_an_error_and_not_never() -> Non
     """Law 46: workers that cannot be started break the pool after a few tries."""
     lines = run(FEW_DESCRIPTORS)
     assert lines[-1] == "ended" and lines[0] in ("True", "broken")
+
+
+DEAF_TO_CHILDREN = """
+import multiprocessing, os, signal, sys
+from owndist import OwnershipExecutor
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+with OwnershipExecutor(1, multiprocessing.get_context("fork")) as pool:
+    template = pool.submit(os.getppid).result()
+    assert pool.options(max_retries=0).submit(os._exit, 3).exception().exitcode == 3
+    print(pool.submit(os.getppid).result() == template)
+"""
+
+ALARMED = """
+import random, signal, time
+from owndist import OwnershipExecutor
+class Alarm(Exception): pass
+def ring(*_): raise Alarm
+signal.signal(signal.SIGALRM, ring)
+until = time.monotonic() + 3
+while time.monotonic() < until:
+    pool = OwnershipExecutor(2)
+    signal.setitimer(signal.ITIMER_REAL, random.uniform(0.001, 0.03))
+    futures = []
+    try:
+        for _ in range(3000):  # the alarm may also be lost, in a finalizer
+            futures.append(pool.submit(abs, -1))
+    except (Alarm, RuntimeError):  # RuntimeError: the executor noticed before
+        pass
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for future in futures:
+        try:
+            assert future.result(30) == 1
+        except Exception as error:
+            # An Alarm while the arguments are pickled cannot be told from an error of theirs.
+            fine = ("BrokenProcessPool", "CancelledError", "Alarm")
+            assert type(error).__name__ in fine, repr(error)
+    pool.kill_workers()
+print("ended")
+"""
+
+
+def test_a_program_that_ignores_sigchld_still_hears_how_workers_end() -> None:
+    """And its template, which reaps them, lives on."""
+    assert run(DEAF_TO_CHILDREN) == ["True"]
+
+
+def test_an_exception_out_of_a_signal_handler_leaves_no_half_done_tables() -> None:
+    """Law 27: it strikes anywhere in `submit`, in many rounds; every future still has an end."""
+    assert run(ALARMED) == ["ended"]
+
+
+PACKAGE_SCRIPT = """
+import multiprocessing
+from owndist import OwnershipExecutor
+
+def task():
+    from .helper import VALUE
+    return VALUE
+
+if __name__ == "__main__":
+    for method in ("fork", "spawn"):
+        with OwnershipExecutor(1, multiprocessing.get_context(method)) as pool:
+            print(pool.submit(task).result())
+"""
+
+
+def test_tasks_of_a_package_run_as_a_script_may_import_from_it(tmp_path: Path) -> None:
+    """`python -m package.script`, and a relative import inside a task."""
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "helper.py").write_text("VALUE = 5")
+    (package / "script.py").write_text(PACKAGE_SCRIPT)
+    root = str(Path(__file__).resolve().parents[2])
+    done = subprocess.run(
+        [sys.executable, "-m", "package.script"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": root},
+    )
+    assert (done.stdout, done.stderr) == ("5\n5\n", "")

@@ -7,9 +7,11 @@ import pickle
 import threading
 import time
 import traceback
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from concurrent.futures import Future as AnyFuture
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import psutil
 import pytest
 
 from owndist import OwnershipExecutor
+from owndist.errors import NotSerializable
 from tests.parity.conftest import Bell, Gate
 
 from . import tasks
@@ -78,6 +81,39 @@ def test_futures_reach_a_task_as_values_wherever_they_are(pool: OwnershipExecuto
     ).result(PATIENCE_S)
     assert args == (1, [2, [1, (2,)]], {"a": {"b": [1]}, 2: "key"}, {1, 5}, frozenset([2]), ())
     assert kwargs == {"k": b"x" * 200_000, "nested": [{"deep": (b"x" * 200_000,)}]}
+
+
+def test_futures_are_found_in_all_containers_of_the_standard_library(
+    pool: OwnershipExecutor,
+) -> None:
+    """Law 2."""
+    future = pool.submit(tasks.echo, 1)
+    made = defaultdict(int, x=future)
+    given = [tasks.Pair(future, 2), OrderedDict(a=future, b=3), made, deque([future, 4], 2)]
+    expected = [tasks.Pair(1, 2), OrderedDict(a=1, b=3), {"x": 1}, deque([1, 4], 2)]
+    arrived = pool.submit(tasks.echo, given).result(PATIENCE_S)
+    assert arrived == expected
+    assert [type(item) for item in arrived] == [type(item) for item in given]
+    assert (arrived[2].default_factory, arrived[3].maxlen) == (int, 2)
+    assert pool.submit(partial(tasks.sum_of, future), future, 5).result(PATIENCE_S) == 7
+
+
+def test_what_is_nested_too_deep_says_so(pool: OwnershipExecutor) -> None:
+    """Law 67."""
+    nested: list[Any] = []
+    for _ in range(5000):
+        nested = [nested]
+    with pytest.raises(NotSerializable, match="argument 1: value.*recursion") as info:
+        pool.submit(tasks.echo, nested).result(PATIENCE_S)
+    assert len(str(info.value)) < 400
+
+
+def test_a_result_that_cannot_be_unpickled_names_its_task(pool: OwnershipExecutor) -> None:
+    """Law 67: by itself the error does not tell where it comes from."""
+    future = pool.submit(tasks.make_bad_on_arrival, os.getpid())
+    with pytest.raises(NotSerializable, match="the result of task 'make_bad_on_arrival'") as info:
+        future.result(PATIENCE_S)
+    assert info.value.__cause__ is not None
 
 
 def test_shared_and_held_futures_reach_a_task_as_futures(pool: OwnershipExecutor) -> None:
