@@ -12,12 +12,13 @@ that can be found in `__main__` by name are asked for by name too (`Session.refe
 
 from __future__ import annotations
 
+import dis
 import functools
 import io
 import marshal
 import pickle
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import CodeType, FunctionType, MemberDescriptorType
 from typing import Any, Protocol
 
@@ -35,6 +36,9 @@ from .namespace import (
 )
 
 __all__ = ["MainPickler", "Session", "dump"]
+
+_STORE_GLOBAL = dis.opmap["STORE_GLOBAL"]
+_READ_GLOBAL = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS", "DELETE_GLOBAL"})
 
 
 class Session(Protocol):
@@ -128,11 +132,32 @@ class MainPickler(Pickler):  # type: ignore[misc]  # cloudpickle has no type hin
                 "version of owndist does not know; use cloudpickle 3.1 or move the function to "
                 "a module"
             ) from error
+        assigned = only_assigned(func.__code__)
+        if assigned and hasattr(self._session, "assigns"):  # that of a worker has no use for it
+            self._session.assigns(assigned)
         for name, value in used.items():
             if name not in MODULE_NAMES:
                 self._session.use_global(name, value, self._making)
         state = (attributes, slots, cells, submodules)
         return _make_main_function, (code, closure), state, None, None, _set_function_state
+
+
+def only_assigned(code: CodeType) -> Collection[str]:
+    """Return the global names that code assigns and does not read."""
+    parts = [code]
+    for part in parts:  # grows on the way
+        parts += [constant for constant in part.co_consts if type(constant) is CodeType]
+    if not any(_STORE_GLOBAL in part.co_code for part in parts):
+        return ()  # as nearly always
+    stored: set[str] = set()
+    read: set[str] = set()
+    for part in parts:
+        for step in dis.get_instructions(part):
+            if step.opname == "STORE_GLOBAL":
+                stored.add(step.argval)
+            elif step.opname in _READ_GLOBAL:
+                read.add(step.argval)
+    return stored - read
 
 
 def _reduce_code(code: CodeType) -> Any:

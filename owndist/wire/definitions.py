@@ -24,6 +24,8 @@ class Definitions:
         self.entry_name: dict[int, str] = {}
         # The global names that ever had an entry.
         self.bound_names: set[str] = set()
+        # The global names that functions assign and do not read.
+        self.assigned: set[str] = set()
         # key of an entry -> keys of the entries that must be there before it is loaded.
         self._needs_first: dict[int, tuple[int, ...]] = {}
         # key of an entry -> keys of the entries that its functions use when they are called.

@@ -13,7 +13,7 @@ each other name an entry that takes its part out of the group.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -142,9 +142,16 @@ class Session:
 
         self._is_function = isinstance(obj, FunctionType)
         head = byvalue.dump(obj, self, None, buffer_callback)
-        while waiting := [name for name in self._used if self._needs_entry(name)]:
+        theirs: set[str] = set()
+        while waiting := [n for n in self._used if n not in theirs and self._needs_entry(n)]:
             for name in waiting:
-                self._entry(name)
+                try:
+                    self._entry(name)
+                except GlobalFails as error:
+                    if error.name != name or name not in self._definitions.assigned:
+                        raise
+                    # An initializer, say, makes the workers' own.
+                    theirs.add(name)
         for name, uses in self._later.items():
             later = tuple([self._done[use] for use in uses if use in self._done])
             self._definitions.set_needs_later(self._done[name], later)
@@ -218,10 +225,17 @@ class Session:
         return self._entry(first)
 
     def use_global(self, name: str, value: Any, making: Making | None) -> None:
-        """Note that a function uses a global: it must be there when the function is called."""
+        """Note that a function uses a global: it must be there when the function is called.
+
+        What it only assigns is sent too, where that is possible: before, and not after it.
+        """
         self._used.setdefault(name, value)
         if making is not None:
             making.later[name] = None
+
+    def assigns(self, names: Collection[str]) -> None:
+        """Note that a function assigns these globals and does not read them."""
+        self._definitions.assigned.update(names)
 
     def _needs_entry(self, name: str) -> bool:
         """Say whether the workers must be told of a global: not if they began with it."""
@@ -356,6 +370,9 @@ class Session:
             # Bound again to what it was at first: only its name is sent.
             return _dumps(Call(inherited_object, (name,)), 5)
         elif not isinstance(value, (type, FunctionType, ModuleType)):
+            lock = _fresh_lock(value)
+            if lock is not None:
+                return _dumps(lock, 5)
             try:
                 plain = _dumps(value, 5)
                 if MAIN_MARK not in plain and not may_be_by_value(plain):
@@ -394,3 +411,24 @@ class Session:
         return sorted(
             names, key=lambda name: (len(getattr(self._value(name), "__mro__", ())), name)
         )
+
+
+def _fresh_lock(value: Any) -> Call | None:
+    """Return what makes a fresh lock of the same kind, as importing the script again would.
+
+    None if the value is not a lock. Locks are for the threads of one process and never travel.
+    """
+    if type(value).__module__ not in ("_thread", "threading"):
+        return None
+    import threading
+
+    kind: Any = type(value)
+    if kind is type(threading.Lock()):
+        return Call(threading.Lock, ())
+    if kind is threading.Semaphore:
+        return Call(kind, (value._value,))
+    if kind is threading.BoundedSemaphore:
+        return Call(kind, (value._initial_value,))
+    if kind in (threading.Event, threading.Condition, threading.local):
+        return Call(kind, ())
+    return Call(kind, ()) if kind is type(threading.RLock()) else None

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 START = """
-import multiprocessing, sys, threading, time
+import multiprocessing, sys, threading
 from owndist import OwnershipExecutor
 
 def start(workers=1, **options):
@@ -163,4 +163,48 @@ def test_an_instance_is_the_same_as_a_global_and_elsewhere(script: Run) -> None:
             for _ in range(4):
                 assert pool.submit(get, {}, 1).result() == (False, True, True)
                 assert pool.submit(lambda m=MISSING: m is MISSING).result() is True
+    """)
+
+
+def test_locks_are_fresh_ones_in_the_workers(script: Run) -> None:
+    script("""
+        LOCK, AGAIN, EVENT = threading.Lock(), threading.RLock(), threading.Event()
+        CONDITION, LOCAL = threading.Condition(), threading.local()
+        SEMAPHORE, BOUNDED = threading.Semaphore(3), threading.BoundedSemaphore(2)
+        LOCAL.value = 1
+        total = 0
+
+        def work():
+            global total
+            with LOCK, AGAIN, AGAIN, CONDITION, SEMAPHORE, BOUNDED:
+                total += 1
+            assert hasattr(LOCAL, "value") == (total > 1 or sys.argv[1:] == ["fork"])
+            LOCAL.value = 2
+            EVENT.set()
+            return total
+
+        with start() as pool:
+            assert [pool.submit(work).result() for _ in range(3)] == [1, 2, 3]
+            LOCK.acquire()
+            assert pool.submit(lambda: LOCK.locked()).result() is False
+            LOCK.release()
+    """)
+
+
+def test_what_cannot_be_pickled_may_be_made_by_the_initializer(script: Run) -> None:
+    script("""
+        connection = (n for n in [])  # a generator cannot be pickled
+
+        def connect():
+            global connection
+            connection = "a connection"
+
+        def use():
+            return connection
+
+        with start(initializer=connect) as pool:
+            assert pool.submit(connect).result() is None
+            for _ in range(3):
+                assert pool.submit(use).result() == "a connection"
+                assert pool.submit(lambda: connection).result() == "a connection"
     """)
