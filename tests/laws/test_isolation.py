@@ -270,7 +270,7 @@ def test_a_value_that_cannot_be_loaded_fails_only_its_reader(
     bad_here = pool.submit(lambda pid: [tasks.BadOnArrival(pid), bytes(size)], os.getpid())
     assert pool.submit(lambda value: value[0], bad_here).result(PATIENCE_S) == "arrived"
     for _ in range(2):
-        with pytest.raises(ValueError, match="broken on arrival"):
+        with pytest.raises(NotSerializable, match="ValueError: broken on arrival"):
             bad_here.result(PATIENCE_S)
     worker = pool.submit(os.getpid).result(PATIENCE_S)
     for _ in range(4):
