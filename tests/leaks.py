@@ -89,7 +89,7 @@ def _read(path: Path) -> bytes:
         return b""  # the process ended meanwhile, or is none of ours
 
 
-def _stdlib_helpers() -> tuple[set[int], set[str]]:
+def stdlib_helpers() -> tuple[set[int], set[str]]:
     """The processes and descriptor targets that multiprocessing keeps as long as this process.
 
     They belong to its resource tracker, its fork server and its heap of shared ctypes. Only those
@@ -177,7 +177,7 @@ def _entries(directory: Path, prefix: str) -> dict[Hashable, str]:
 
 def look() -> Found:
     """Everything of the five kinds that is there now."""
-    processes, descriptors = _stdlib_helpers()
+    processes, descriptors = stdlib_helpers()
     return {
         "process": _processes(processes),
         "thread": _threads(),

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 
 
 class Change:
     """Around each change that a thread of the user's makes, with the lock held.
 
+    Args:
+        wake: makes the reader look at the tables.
+
     Attributes:
         halfway: a change is being made. Still set when the lock is free: a Ctrl-C, which Python
             may raise at any line, has left that change half done.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wake: Callable[[], None]) -> None:
         self.halfway = False
+        self._wake = wake
 
     def check(self) -> None:
         """Lock held. Raises if a change was left half done."""
@@ -32,3 +37,5 @@ class Change:
         # Nothing of ours raises in the middle: whatever is refused is refused before.
         if kind is None:
             self.halfway = False
+        else:
+            self._wake()  # there may be nothing else to make the reader look

@@ -390,6 +390,8 @@ class Driver(Shell):
         else:
             if self._reader.in_burst:
                 self.end_burst()
+            if self._change.halfway:
+                self._reader.poke()  # interrupted so late that nobody was woken
             future._block(timeout)
 
     def wait_until(

@@ -64,11 +64,14 @@ class Reader:
         """Have the owner's chores done soon. Any thread, any time, any lock held."""
         if self._poked:
             return
-        self._poked = True
         try:
+            self._poked = True
             self._into.send(b"x")
         except OSError:
             pass  # full: it will wake anyway; closed: there is no reader any more
+        except BaseException:
+            self._poked = False  # a Ctrl-C before the byte was sent: all later pokes would be lost
+            raise
 
     # -- bursts of submissions
 

@@ -118,7 +118,7 @@ class Shell:
         self._judgements: deque[JudgeError] = deque()
         self._logs: deque[tuple[Any, ...]] = deque()  # level, text, arguments
         self._dropped: deque[int] = deque()
-        self._change = Change()
+        self._change = Change(self._wake)
         self._unspawned: deque[tuple[int, str]] = deque()  # workers that could not be started
         self._deadline: int | None = None  # what the reader waits for; the machine's, in ns
         # Ending, in this order: asked for; every task done; workers gone (`ended`).
@@ -207,6 +207,9 @@ class Shell:
             self._drained = True
             self._remark_at = time.monotonic() + _PATIENCE_S
             self._reader.poke()
+
+    def _wake(self) -> None:
+        self._reader.poke()
 
     def _log_later(self, level: int, text: str, args: tuple[Any, ...]) -> None:
         """Lock held. Handlers are the user's code, and may ask us things: not under the lock."""

@@ -24,6 +24,7 @@ from tests.laws.helpers import (
     live_children,
     template_of,
 )
+from tests.leaks import stdlib_helpers
 
 # A task: its number, how hard it works, how many bytes it makes, what it takes.
 Plan = list[tuple[int, int, int, list[int]]]
@@ -184,5 +185,6 @@ def test_template_and_workers_die_in_random_order(pool: OwnershipExecutor, seed:
 
 
 def _templates() -> list[psutil.Process]:
-    """Our direct children that live."""
-    return live_children(psutil.Process())
+    """Our direct children that live, but for the helpers of multiprocessing."""
+    helpers, _ = stdlib_helpers()
+    return [child for child in live_children(psutil.Process()) if child.pid not in helpers]
