@@ -44,7 +44,9 @@ class Reader:
         self._poked = False
         self._last_reading = 0
         self._burst_until = 0  # it sleeps until then, unless `_resume` is set
-        self._resume = threading.Event()
+        # Released to end that sleep. Not an Event, whose own lock a Ctrl-C can leave locked.
+        self._resume = threading.Lock()
+        self._resume.acquire()
         self._thread = threading.Thread(target=self._run, name="owndist-driver")
 
     def start(self) -> None:
@@ -89,7 +91,8 @@ class Reader:
     def clear_burst(self) -> None:
         """It is over. Called with the owner's lock held, as what was left unsent is sent."""
         self._burst_until = 0
-        self._resume.set()
+        if self._resume.locked():
+            self._resume.release()
 
     def _sleep_through_burst(self) -> None:
         if not self._burst_until:
@@ -99,8 +102,8 @@ class Reader:
             if left_ns <= 0:
                 self._owner.end_burst()
             else:
-                self._resume.wait(left_ns / 1e9)
-        self._resume.clear()
+                self._resume.acquire(timeout=left_ns / 1e9)
+        self._resume.acquire(blocking=False)
 
     # -- the thread
 

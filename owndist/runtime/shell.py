@@ -126,6 +126,7 @@ class Shell:
         self._open_runs = 0  # batched maps that may still submit; closing waits for them
         self._drained = False
         self._remark_at: float | None = None
+        self._aborted = False
         self._bytes_mapped = self._bytes_put = 0
         _all.add(self)
 
@@ -290,8 +291,12 @@ class Shell:
         if self._close_asked and not self.machine.closing and not self._open_runs:
             self._feed(ShutdownAsked(False))
         if self._remark_at is not None and time.monotonic() >= self._remark_at:
-            self._remark_at = None
-            self._pool.tell_of_laggards()
+            if self._aborted:
+                self._pool.kill_all(signal.SIGKILL)  # whatever has become of the first one
+                self._remark_at = time.monotonic() + _PATIENCE_S
+            else:
+                self._pool.tell_of_laggards()
+                self._remark_at = None
 
     def _judge(self, command: JudgeError) -> None:
         types = self._retry_types.get(command.task, ())
@@ -357,6 +362,7 @@ class Shell:
         with self._lock:
             if self.ended.is_set():
                 return
+            self._aborted = True
             self._release_conditions()
             if not self._change.halfway:
                 self._feed(Aborted(text))
