@@ -44,6 +44,8 @@ class Script:
                 text=True,
                 env={**os.environ, "PYTHONPATH": ROOT, "TMPDIR": str(self.temporary)},
                 start_new_session=True,
+                # The tests may run in the background of a shell that has it ignored.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
         self.said: dict[str, str] = {}
         self.family: list[psutil.Process] = []
