@@ -48,7 +48,7 @@ class Peer(Protocol):
 
 
 class Detached(Exception):
-    """The store has closed meanwhile; the future has been told how to get its value without it."""
+    """The store has closed; a future that can do without has been told how (`_detach`)."""
 
 
 class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
@@ -275,8 +275,13 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
             try:
                 loaded = value() if callable(value) else self._peer.load(value)
             except Detached:
-                self._resolve(want_value)
-                return
+                if self._outcome is not outcome:
+                    self._resolve(want_value)  # told meanwhile, or resolved by another thread
+                    return
+                from .errors import ObjectLost
+
+                lost = ObjectLost(f"the executor of {self._name!r} ended before the value was read")
+                self.__dict__.setdefault("_exception", lost)
             except KeyboardInterrupt:
                 raise  # the user's, not the value's: the next one to ask may have more luck
             except BaseException as error:

@@ -415,9 +415,9 @@ class Driver(Shell):
         with self._lock:
             if self.ended.is_set():
                 raise Detached
+            mapping, head, views = self._store.read(value)
             with self._change:
                 self._feed(Mapped(extent_key(extent)))
-            mapping, head, views = self._store.read(value)
             self._bytes_mapped += extent[4]
         try:
             return loads(head, views, self.future_for)

@@ -321,8 +321,7 @@ class Shell:
             future._complete(FAILED, failure)
         with self._lock:
             self._pool.kill_all(signal.SIGKILL)
-            self._parts.close()
-        self.ended.set()
+        self._finish()
 
     # -- ending
 

@@ -55,6 +55,15 @@ class Session(Protocol):
     def use_global(self, name: str, value: Any, making: Any) -> None:
         """Note that a function in the pickle uses this global of `__main__`."""
 
+    def assigns(self, names: Collection[str]) -> None:
+        """Note that a function in the pickle assigns these globals and does not read them."""
+
+    def instances(self, making: Any) -> dict[int, str]:
+        """Return {id: name} of the instances about which to ask `instance`."""
+
+    def instance(self, name: str, obj: Any, making: Any) -> tuple[Any, ...] | None:
+        """Return how to refer to an instance that a global is bound to, or None to copy it."""
+
 
 def dump(
     obj: Any,
@@ -82,9 +91,7 @@ class MainPickler(Pickler):  # type: ignore[misc]  # cloudpickle has no type hin
         self._session = session
         self._making = making
         self._main = main_namespace()
-        # {id: name} of instances that the session refers to by name; that of a worker has none.
-        instances = getattr(session, "instances", None)
-        self._instances: dict[int, str] = {} if instances is None else instances(making)
+        self._instances = session.instances(making)
 
     def reducer_override(self, obj: Any) -> Any:
         """Reduce what belongs to `__main__`; leave the rest to cloudpickle."""
@@ -111,8 +118,7 @@ class MainPickler(Pickler):  # type: ignore[misc]  # cloudpickle has no type hin
             return _tidy_class(obj, reduced) if isinstance(obj, type) else reduced
         name = self._instances.get(id(obj))
         if name is not None:
-            session: Any = self._session
-            reference = session.instance(name, obj, self._making)
+            reference = self._session.instance(name, obj, self._making)
             if reference is not None:
                 return reference
         return NotImplemented  # where cloudpickle has nothing special either
@@ -133,7 +139,7 @@ class MainPickler(Pickler):  # type: ignore[misc]  # cloudpickle has no type hin
                 "a module"
             ) from error
         assigned = only_assigned(func.__code__)
-        if assigned and hasattr(self._session, "assigns"):  # that of a worker has no use for it
+        if assigned:
             self._session.assigns(assigned)
         for name, value in used.items():
             if name not in MODULE_NAMES:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from types import FunctionType, MethodType
 from typing import Any
 
-from .namespace import main_object
+from .namespace import PlainSession, main_object
 
 logger = logging.getLogger("owndist.functions")
 
@@ -90,7 +90,7 @@ def warn_heavy(fn: Any, total: int, globals_sizes: Mapping[str, int]) -> None:
     )
 
 
-class _Naming:
+class _Naming(PlainSession):
     """A session that takes everything of `__main__` for granted: it looks at one object only."""
 
     def reference(self, obj: Any, making: Any) -> tuple[Any, ...] | None:

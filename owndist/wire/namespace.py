@@ -21,7 +21,7 @@ import copyreg
 import functools
 import pickle
 import sys
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from types import FunctionType
 from typing import Any
 
@@ -186,6 +186,21 @@ def global_instances() -> dict[int, str]:
         and type(value) not in copyreg.dispatch_table
         and name not in MODULE_NAMES
     }
+
+
+class PlainSession:
+    """The part of a session (`byvalue.Session`) that sends instances as copies."""
+
+    def assigns(self, names: Collection[str]) -> None:
+        """Nobody asks."""
+
+    def instances(self, making: Any) -> dict[int, str]:
+        """All are copied."""
+        return {}
+
+    def instance(self, name: str, obj: Any, making: Any) -> tuple[Any, ...] | None:
+        """It is copied."""
+        return None
 
 
 def may_be_by_value(plain: bytes) -> bool:

@@ -16,6 +16,7 @@ from .namespace import (
     MAIN_MARK,
     Call,
     InheritedPickler,
+    PlainSession,
     inherited_object,
     main_object,
     name_in,
@@ -91,7 +92,7 @@ def _dump_slowly(obj: Any, futures: list[Any] | None) -> Encoded:
     return Encoded(head, buffers, tuple(session.keys), futures or [])
 
 
-class _WorkerSession:
+class _WorkerSession(PlainSession):
     """Says of `__main__` in a worker: what came as an entry goes back as its name and key."""
 
     def __init__(self) -> None:

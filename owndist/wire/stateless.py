@@ -26,20 +26,12 @@ def is_stateless(fn: Any) -> bool:
     kind = type(fn)
     if kind is FunctionType:
         return fn.__closure__ is None or all(map(_is_fixed_cell, fn.__closure__))
-    if isinstance(fn, type):
-        return True
-    if kind is BuiltinFunctionType:
-        return fn.__self__ is None or isinstance(fn.__self__, ModuleType)
     if kind is MethodType:
         return isinstance(fn.__self__, type) and is_stateless(fn.__func__)
     if kind is functools.partial:
-        return (
-            is_stateless(fn.func)
-            and is_fixed(fn.args)
-            and all(map(is_fixed, fn.keywords.values()))
-            and all(map(is_fixed, vars(fn).values()))
-        )
-    return kind in _DESCRIPTORS
+        bound = (*fn.args, *fn.keywords.values(), *vars(fn).values())
+        return type(fn.func) is not functools.partial and is_stateless(fn.func) and is_fixed(bound)
+    return _is_plain(fn)
 
 
 def is_fixed(value: Any) -> bool:
@@ -51,20 +43,24 @@ def is_fixed(value: Any) -> bool:
         return len(value) <= _SHORT
     if kind is tuple or kind is frozenset:
         return len(value) <= _FEW and all(map(is_fixed, value))
-    return kind is ModuleType or is_stateless(value)
+    return kind is ModuleType or _is_plain(value)
 
 
 def _is_fixed_cell(cell: Any) -> bool:
     try:
-        content = cell.cell_contents
+        return is_fixed(cell.cell_contents)
     except ValueError:
         return True  # empty
-    return type(content) is not FunctionType and is_fixed(content) or _is_plain(content)
 
 
 def _is_plain(fn: Any) -> bool:
-    """A function without a closure; one with may lead back to where the question came from."""
-    return type(fn) is FunctionType and fn.__closure__ is None
+    """Whether it is a callable with nothing inside, so that asking cannot go round in circles."""
+    kind = type(fn)
+    if kind is FunctionType:
+        return fn.__closure__ is None
+    if kind is BuiltinFunctionType:
+        return fn.__self__ is None or isinstance(fn.__self__, ModuleType)
+    return isinstance(fn, type) or kind in _DESCRIPTORS
 
 
 _DESCRIPTORS = frozenset({type(str.upper), type(str.__add__), type(dict.__dict__["fromkeys"])})
