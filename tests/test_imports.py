@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -85,16 +84,19 @@ def test_import_changes_nothing(statement, probe):
 
 @pytest.mark.parametrize("statement", FORMS)
 def test_import_costs_little_more_than_the_stock_executor(statement, probe):
-    """At most 10 ms of processor time more, by the medians of runs that take turns."""
+    """At most 10 ms of processor time more, by the cheapest of runs that take turns.
+
+    The cheapest, because other programs on the machine can only add to what an import costs.
+    """
     stock = "from concurrent.futures import ProcessPoolExecutor"
     probe(statement), probe(stock)  # compiles what was not compiled yet
     ours: list[float] = []
     theirs: list[float] = []
-    for _ in range(4):  # on a busy machine more runs tell more
+    for _ in range(6):  # on a busy machine more runs tell more
         for _ in range(5):
             ours.append(probe(statement)["cost_s"])
             theirs.append(probe(stock)["cost_s"])
-        excess_s = statistics.median(ours) - statistics.median(theirs)
+        excess_s = min(ours) - min(theirs)
         if excess_s <= 0.010:
             return
     pytest.fail(f"importing owndist costs {excess_s * 1000:.1f} ms more than {stock!r}")

@@ -44,8 +44,7 @@ class Script:
                 text=True,
                 env={**os.environ, "PYTHONPATH": ROOT, "TMPDIR": str(self.temporary)},
                 start_new_session=True,
-                # The tests may run in the background of a shell that has it ignored.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+                preexec_fn=_as_from_a_terminal,
             )
         self.said: dict[str, str] = {}
         self.family: list[psutil.Process] = []
@@ -137,3 +136,9 @@ def start_script(tmp_path: Path) -> Iterator[StartScript]:
     yield start
     for script in scripts:
         script.end()
+
+
+def _as_from_a_terminal() -> None:
+    """The tests may run in the background of a shell, or under nohup, with these ignored."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)

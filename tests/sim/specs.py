@@ -32,6 +32,7 @@ class Spec:
     elapsed_ns: int = 20_000
     # what happened: "start", "return", "raise", "death"
     history: list[str] = field(default_factory=list)
+    execution: int = 0  # the one that was started last
     read_ids: list[int] = field(default_factory=list)  # what its last execution waited for
     passed_on: str | None = None  # what that said
     cancel_granted: bool = False

@@ -172,7 +172,7 @@ class SimWorker:
         assert job is not None
         spec = job.spec
         if job.phase == "taken":
-            self.record_running = execution_id(spec.id, job.message[2])
+            self.record_running = spec.execution = execution_id(spec.id, job.message[2])
             spec.history.append("start")
             spec.read_ids = []
             spec.passed_on = None

@@ -291,9 +291,10 @@ class World:
             self._feed(Received(worker.number, list(worker.outbox)))
         running = worker.record_running
         if running:
-            history = self.specs[running >> 16].history
-            if history[-1] == "start":
-                history.append("death")
+            spec = self.specs[running >> 16]
+            # Perhaps it had just reported, and the task has been started elsewhere since.
+            if spec.history[-1] == "start" and spec.execution == running:
+                spec.history.append("death")
         del self.workers[worker.number]
         exitcode = 0 if worker.status == EXITED else -9
         self._feed(WorkerEnded(worker.number, running, worker.number, exitcode, ""))
