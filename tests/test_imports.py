@@ -84,9 +84,10 @@ def test_import_changes_nothing(statement, probe):
 
 @pytest.mark.parametrize("statement", FORMS)
 def test_import_costs_little_more_than_the_stock_executor(statement, probe):
-    """At most 10 ms of processor time more, by the cheapest of runs that take turns.
+    """At most 1.45 times its processor time, by the cheapest of runs that take turns.
 
-    The cheapest, because other programs on the machine can only add to what an import costs.
+    Where the stock executor takes 22 ms that is 10 ms more. The cheapest, because other programs
+    on the machine can only add to what an import costs.
     """
     stock = "from concurrent.futures import ProcessPoolExecutor"
     probe(statement), probe(stock)  # compiles what was not compiled yet
@@ -96,7 +97,7 @@ def test_import_costs_little_more_than_the_stock_executor(statement, probe):
         for _ in range(5):
             ours.append(probe(statement)["cost_s"])
             theirs.append(probe(stock)["cost_s"])
-        excess_s = min(ours) - min(theirs)
-        if excess_s <= 0.010:
+        ratio = min(ours) / min(theirs)
+        if ratio <= 1.45:
             return
-    pytest.fail(f"importing owndist costs {excess_s * 1000:.1f} ms more than {stock!r}")
+    pytest.fail(f"importing owndist costs {ratio:.2f} times what {stock!r} costs")
