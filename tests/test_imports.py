@@ -84,9 +84,9 @@ def test_import_changes_nothing(statement, probe):
 
 @pytest.mark.parametrize("statement", FORMS)
 def test_import_costs_little_more_than_the_stock_executor(statement, probe):
-    """At most 1.45 times its processor time, by the cheapest of runs that take turns.
+    """At most 1.6 times its processor time, by the cheapest of runs that take turns.
 
-    Where the stock executor takes 22 ms that is 10 ms more. The cheapest, because other programs
+    Where the stock executor takes 17 ms that is 10 ms more. The cheapest, because other programs
     on the machine can only add to what an import costs.
     """
     stock = "from concurrent.futures import ProcessPoolExecutor"
@@ -98,6 +98,6 @@ def test_import_costs_little_more_than_the_stock_executor(statement, probe):
             ours.append(probe(statement)["cost_s"])
             theirs.append(probe(stock)["cost_s"])
         ratio = min(ours) / min(theirs)
-        if ratio <= 1.45:
+        if ratio <= 1.6:
             return
     pytest.fail(f"importing owndist costs {ratio:.2f} times what {stock!r} costs")
