@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import ProcessPoolExecutor
@@ -10,14 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .config import TaskOptions, resolve_options
 from .futures import Future
-from .mapping import map_batched, map_in_chunks, map_one_by_one
 from .runtime.arguments import Shared
-from .runtime.cpus import usable_cpus
 
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
     from types import TracebackType
 
+    from .runtime.driver import Driver
     from .statistics import Statistics
 
 T = TypeVar("T")
@@ -72,6 +73,8 @@ class OwnershipExecutor(ProcessPoolExecutor):
         # The parent's __init__ does not run: it would make the queues and threads of another
         # design. Everything public is overridden.
         if max_workers is None:
+            from .runtime.cpus import usable_cpus
+
             max_workers = usable_cpus()
         elif not isinstance(max_workers, int):
             raise TypeError(f"max_workers must be an int or None, not {max_workers!r}")
@@ -102,15 +105,47 @@ class OwnershipExecutor(ProcessPoolExecutor):
         self._options = resolve_options(
             TaskOptions(), {"max_retries": max_retries, "retry_exceptions": retry_exceptions}
         )
-        # Half of the package, for those who make an executor and not for those who import it.
-        from .runtime.driver import Driver
+        self._arguments = max_workers, method, initializer, tuple(initargs), max_tasks_per_child
+        self._pid = os.getpid()
+        self._making = threading.Lock()  # held while the driver is made
+        self._begun = False  # a task has come; before that nothing runs, and little is imported
 
-        self._driver = Driver(
-            max_workers, method, initializer, tuple(initargs), max_tasks_per_child
-        )
-        # An executor that is garbage finishes its work and ends, as in the standard library.
-        self._finalizer = weakref.finalize(self, self._driver.ask_close)
-        self._finalizer.atexit = False  # the driver has a hook of its own
+    # -- the driver
+
+    _driver: Driver
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_driver":  # asked for before the first task: nothing need be started
+            return self._make_driver(begin=False)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def _begin(self) -> Driver:
+        """The driver, of which a task is now wanted."""
+        return self._driver if self._begun else self._make_driver(begin=True)
+
+    def _make_driver(self, begin: bool) -> Driver:
+        if os.getpid() != self._pid:
+            # In a process forked from ours, where a thread that is not here may hold the lock.
+            if "_driver" not in self.__dict__:
+                self._driver = _new_driver(*self._arguments)
+                self._driver.let_go_in_child()  # it tells whoever wants something of it
+            return self._driver
+        # A Ctrl-C in the middle waits until all is there, or undone.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            with self._making:
+                if "_driver" not in self.__dict__:
+                    self._driver = (_start_driver if begin else _new_driver)(*self._arguments)
+                    # What the user gave us is not kept any longer than it is needed.
+                    del self._arguments
+                    # An executor that is garbage finishes its work and ends, as in the standard
+                    # library.
+                    self._finalizer = weakref.finalize(self, self._driver.ask_close)
+                    self._finalizer.atexit = False  # the driver has a hook of its own
+                self._begun = self._begun or begin
+                return self._driver
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     # -- work
 
@@ -132,7 +167,7 @@ class OwnershipExecutor(ProcessPoolExecutor):
 
         Cost: about 10 µs. Arguments of more than 100 KiB in all are copied to shared memory.
         """
-        return self._driver.submit(fn, args, kwargs, self._options)
+        return self._begin().submit(fn, args, kwargs, self._options)
 
     def map(
         self,
@@ -188,7 +223,7 @@ class OwnershipExecutor(ProcessPoolExecutor):
 
         Cost: one copy, to shared memory if it is larger than 100 KiB.
         """
-        return self._driver.put(value)
+        return self._begin().put(value)
 
     def shared(self, future: Future[T]) -> Any:
         """Mark a future that is to reach a task as a future, not as its value.
@@ -277,7 +312,7 @@ class OptionsView:
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """As `OwnershipExecutor.submit`, with this view's options."""
-        return self._executor._driver.submit(fn, args, kwargs, self._options)
+        return self._executor._begin().submit(fn, args, kwargs, self._options)
 
     def map(
         self,
@@ -324,6 +359,8 @@ def _map(
             raise TypeError("buffersize must be an integer or None")
         if buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
+    from .mapping import map_batched, map_in_chunks, map_one_by_one
+
     items = zip(*iterables, strict=False)
     if chunksize is not None and chunksize > 1:
         return map_in_chunks(submit, fn, items, timeout, chunksize, buffersize)
@@ -332,7 +369,35 @@ def _map(
     if type(executor).submit is not OwnershipExecutor.submit or executor._max_tasks_per_child:
         # A subclass sees every item; and an item counts as a task.
         return map_one_by_one(submit, fn, items, timeout, None)
-    return map_batched(submit, executor._driver, options, fn, items, timeout, executor._max_workers)
+    return map_batched(submit, executor._begin, options, fn, items, timeout, executor._max_workers)
+
+
+def _new_driver(*arguments: Any) -> Driver:
+    # Half of the package, for those who need a driver and not for those who import it.
+    from .runtime.driver import Driver
+
+    return Driver(*arguments)
+
+
+def _start_driver(max_workers: int, method: str, *arguments: Any) -> Driver:
+    """Make a driver and start it, with its template process at the right moment.
+
+    Most of the time that a first task takes goes into imports. Under fork all of them come before
+    the fork: what is loaded then is loaded once for all processes, which share its pages; and
+    after a fork the first write to each page costs some 4 µs, in either process. Under spawn and
+    forkserver nothing is shared: there both processes import at the same time.
+    """
+    driver = _new_driver(max_workers, method, *arguments) if method == "fork" else None
+    from .runtime.launch import launch
+
+    launched = launch(max_workers, method, *arguments[:2])
+    try:
+        driver = driver or _new_driver(max_workers, method, *arguments)
+    except BaseException:
+        launched.undo()
+        raise
+    driver.start(launched)
+    return driver
 
 
 OwnershipExecutor.__module__ = OptionsView.__module__ = "owndist"

@@ -21,13 +21,18 @@ from concurrent.futures._base import (
     RUNNING,
 )
 from threading import Condition
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .core import values
 from .core.ids import DRIVER, LOCAL_HOST, Address, ObjectId
 from .settled import SettledCondition
 from .wire.failures import exception_of
 from .wire.pickling import reduce_future
+
+if TYPE_CHECKING:
+    from typing import Protocol
+else:
+    Protocol = object  # making one takes as long as a small module's import
 
 T = TypeVar("T")
 

@@ -127,7 +127,7 @@ def _chain(results: Iterator[list[Any]]) -> Iterator[Any]:
 
 def map_batched(
     submit: Submit,
-    driver: Driver,
+    begin: Callable[[], Driver],
     options: TaskOptions,
     fn: Callable[..., Any],
     items: Iterable[tuple[Any, ...]],
@@ -140,7 +140,7 @@ def map_batched(
     if largest <= 1:
         return map_one_by_one(submit, fn, listed, timeout, None)
     end = None if timeout is None else timeout + time.monotonic()
-    run = _Run(driver, options, fn, listed)
+    run = _Run(begin(), options, fn, listed)
     run.begin(largest, workers)
     return run.results(end)
 

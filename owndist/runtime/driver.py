@@ -34,7 +34,6 @@ from ..core.values import (
 )
 from ..futures import Detached, Future
 from ..wire.failures import exception_of
-from ..wire.outcomes import dump_error
 from ..wire.pickling import Encoded, loads
 from ..wire.stateless import is_stateless
 from .arguments import Slots, call_carried
@@ -182,6 +181,8 @@ class Driver(Shell):
 
     def _failed(self, error: Exception, name: str) -> Future[Any]:
         """A future for a task that cannot even be sent."""
+        from ..wire.outcomes import dump_error
+
         failure = (ERROR, dump_error(error), name)
         with self._lock:
             self._last_id = object_id = self._last_id + 1
@@ -295,6 +296,8 @@ class Driver(Shell):
         except CancelledError:
             status = CANCELLED
         except BaseException as error:
+            from ..wire.outcomes import dump_error
+
             status, value = FAILED, (ERROR, dump_error(error), "")
         with self._lock:
             if self.ended.is_set():
@@ -490,4 +493,5 @@ class Driver(Shell):
         """That map will submit no more."""
         with self._lock:
             self._open_runs -= 1
-        self._reader.poke()
+        if self._started:  # or not even its first task was taken
+            self._reader.poke()

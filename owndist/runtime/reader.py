@@ -7,7 +7,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing import Protocol
+else:
+    Protocol = object  # making one takes as long as a small module's import
 
 # Two readings by a submitting thread within so many nanoseconds are a burst of submissions.
 # During one the reader keeps out of the way: the submitting thread does its reading, and two

@@ -59,6 +59,7 @@ from ..settled import SettledCondition
 from ..store.segments import unlink_segment
 from ..wire.failures import exception_of
 from .change import Change
+from .launch import Launched, launch
 from .parts import make_parts
 from .template import NOT_STARTED
 
@@ -132,26 +133,33 @@ class Shell:
 
     # -- starting
 
-    def _start(self) -> None:
-        """Lock held. Make all that tasks need: the first one is here."""
+    def start(self, launched: Launched) -> None:
+        """Make all that tasks need beside the template process: the first one is here.
+
+        Args:
+            launched: is undone if this raises.
+        """
+        with self._lock:
+            self._start(launched)
+
+    def _start(self, launched: Launched | None = None) -> None:
+        """Lock held. As `start`; without `launched`, the template process is made, too."""
         register: Any = threading._register_atexit  # type: ignore[attr-defined]
         try:
             register(_exit_hook(self))
         except RuntimeError:
+            if launched is not None:
+                launched.undo()
             text = "cannot schedule new futures after interpreter shutdown"
             raise RuntimeError(text) from None
         # A Ctrl-C in the middle waits until all is there, or undone.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
-            self._parts = parts = make_parts(
-                self,
-                self._feed,
-                self._log_later,
-                self._method,
-                self._max_workers,
-                self._initializer,
-                self._initargs,
-            )
+            if launched is None:
+                launched = launch(
+                    self._max_workers, self._method, self._initializer, self._initargs
+                )
+            self._parts = parts = make_parts(self, self._feed, self._log_later, launched)
             self._encoder, self._store = parts.encoder, parts.store
             self._pool, self._reader = parts.pool, parts.reader
             self._started = True

@@ -18,6 +18,7 @@ KILL (worker, signal). From it: STARTED (worker, pid), ENDED (worker, exit code)
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import select
@@ -97,15 +98,26 @@ def _leave_foreground() -> None:
         pass  # a session leader may not; then it dies with the group
 
 
-def _serve(control: socket.socket, setup: WorkerSetup) -> None:
+def load_what_workers_need() -> None:
+    """Import it once for all of them: what is there when they are forked, they share."""
     import faulthandler  # noqa: F401
-    import multiprocessing
-    import multiprocessing.popen_fork
+    import multiprocessing.popen_fork  # noqa: F401
 
-    # What workers need: once here, while the driver is still busy with its own start, and not in
-    # each of them.
     from . import worker  # noqa: F401
 
+
+def _serve(control: socket.socket, setup: WorkerSetup) -> None:
+    import multiprocessing
+
+    load_what_workers_need()
+    from ..store.session_lock import sweep_dead_sessions
+    from .worker import prepare_workers
+
+    prepare_workers(setup)
+    sweep_dead_sessions()  # here, while the driver makes what it needs
+    # What is here now is here for good. The collectors of the workers leave it alone: to look at an
+    # object is to write to it, and so to copy its page.
+    gc.freeze()
     context = multiprocessing.get_context("fork")
     # A daemonic process may not have children, says multiprocessing; it means to keep them from
     # outliving their parent, and ours do not.

@@ -11,7 +11,6 @@ from ..wire.functions import Decoder
 from ..wire.outcomes import dump_error, dump_result
 from ..wire.pickling import Encoded, loads
 from .arguments import filling_slots
-from .chunks import ChunkResult
 from .setup import WorkerSetup
 
 if TYPE_CHECKING:
@@ -67,6 +66,8 @@ def _dump(result: Any, name: str) -> Encoded:
     try:
         return dump_result(result, name, futures_allowed=True)
     except Exception:
+        from .chunks import ChunkResult
+
         if type(result) is not ChunkResult:
             raise
         result.isolate()

@@ -58,6 +58,14 @@ _TRIM_AFTER_S = 2.0
 _now = time.perf_counter_ns
 
 
+def prepare_workers(setup: WorkerSetup) -> None:
+    """In the template: do once what is the same for all workers, whose pages stay shared then."""
+    threads = str(setup.threads_per_worker)
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, threads)
+    logging.getLogger("owndist").addHandler(logging.NullHandler())  # as in the driver
+
+
 def worker_main(
     number: int, link_fd: int, record_fd: int, setup: WorkerSetup, inherited: list[int]
 ) -> None:
@@ -84,11 +92,7 @@ def worker_main(
     # where the system can do it, in C.
     signal.signal(signal.SIGINT, _do_nothing)
     signal.siginterrupt(signal.SIGINT, False)
-    threads = str(setup.threads_per_worker)
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, threads)
     catch_crashes(record_fd)
-    logging.getLogger("owndist").addHandler(logging.NullHandler())  # as in the driver
     Worker(number, link_fd, record_fd, setup).run()
 
 

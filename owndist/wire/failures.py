@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from ..core.values import BROKEN, DIED, ERROR, LOST, Failure
-from .outcomes import load_error
 
 
 def exception_of(failure: Failure, asker: str | None = None) -> BaseException:
@@ -18,6 +17,7 @@ def exception_of(failure: Failure, asker: str | None = None) -> BaseException:
     from concurrent.futures.process import BrokenProcessPool
 
     from ..errors import InternalError, ObjectLost, WorkerDied
+    from .outcomes import load_error
 
     kind, detail, task = failure
     if kind == ERROR:
