@@ -23,7 +23,10 @@ class Statistics(NamedTuple):
         bytes_mapped: values in shared memory that this process has asked for.
         bytes_put: values that this process has written to shared memory.
         store_bytes: shared memory that holds values now.
-        store_values: how many values it holds.
+        store_values: how many values there are outside of messages, in shared memory or on disk.
+        spilled_bytes: values that are on disk now, for want of shared memory.
+        spills: values that were moved from shared memory to disk.
+        spill_reads: how often a value was read that was on disk.
     """
 
     tasks_submitted: int
@@ -39,6 +42,9 @@ class Statistics(NamedTuple):
     bytes_put: int
     store_bytes: int
     store_values: int
+    spilled_bytes: int
+    spills: int
+    spill_reads: int
 
 
 Statistics.__module__ = "owndist"

@@ -80,6 +80,34 @@ class Free(Record):
         self.serial = serial
 
 
+class Spill(Record):
+    """Copy an extent that this process wrote to disk, and answer by `Spilled`."""
+
+    __slots__ = ("owner", "serial")
+
+    def __init__(
+        self,
+        owner: ProcessNumber,
+        serial: int,
+    ) -> None:
+        self.owner = owner
+        self.serial = serial
+
+
+class Moved(Record):
+    """Of an extent and its copy on disk, one is needed no more: the extent, if `taken`."""
+
+    __slots__ = ("serial", "taken")
+
+    def __init__(
+        self,
+        serial: int,
+        taken: bool,
+    ) -> None:
+        self.serial = serial
+        self.taken = taken
+
+
 class Unlink(Record):
     """Nothing in this segment of a dead process is needed any more."""
 
@@ -146,6 +174,8 @@ Command = (
     | CancelAnswered
     | JudgeError
     | Free
+    | Spill
+    | Moved
     | Unlink
     | SweepDead
     | Spawn
@@ -162,8 +192,10 @@ __all__ = [
     "Free",
     "JudgeError",
     "Log",
+    "Moved",
     "Send",
     "Spawn",
+    "Spill",
     "SweepDead",
     "Unlink",
 ]

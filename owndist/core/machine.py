@@ -36,11 +36,14 @@ from .messages import (
     ENTRY,
     FREE,
     INIT_FAILED,
+    MOVED,
     OUTCOME,
     PINNED,
     RECALL,
     RECALLED,
     RELEASE,
+    SPILL,
+    SPILLED,
     STOP,
     TASK,
     UNBLOCKED,
@@ -60,13 +63,16 @@ from .reports import (
     Promised,
     Received,
     ShutdownAsked,
+    Spilled,
     Stored,
+    StoreUsed,
     Submitted,
     TaskEnded,
     TimerDue,
     Unmapped,
     WorkerEnded,
 )
+from .spilling import Spilling
 from .submission import Submission
 from .values import BROKEN, FAILED, LOST, PENDING, READY, Failure
 
@@ -102,6 +108,13 @@ class Machine:
         self.submission = Submission(self.references, self.leasing, self.commands)
         self.execution = Execution()
         self.borrowing = Borrowing()
+        self.spilling = Spilling(
+            number,
+            self.references,
+            self.submission.sent_values,
+            self._is_reachable,
+            self.commands,
+        )
         self.broken: Failure | None = None  # why no worker can be had any more
         self.closing = False  # no more submissions
         self.drained = False  # and every task has its outcome
@@ -128,6 +141,8 @@ class Machine:
             Aborted: self._on_aborted,
             TimerDue: self._on_timer_due,
             TaskEnded: self._on_task_ended,
+            Spilled: self.spilling.on_own_spilled,
+            StoreUsed: self.spilling.on_store_used,
         }
         self._on_message: dict[int, Callable[[ProcessNumber, Message, int], None]] = {
             DONE: self._on_done,
@@ -146,6 +161,9 @@ class Machine:
             BLOCKED: self._on_blocked,
             UNBLOCKED: self._on_unblocked,
             STOP: self._on_stop,
+            SPILL: self.spilling.on_spill,
+            SPILLED: self.spilling.on_spilled,
+            MOVED: self.spilling.on_moved,
         }
 
     # -- the door
@@ -160,6 +178,8 @@ class Machine:
         freed = self.references.take_freed()
         if freed:
             self._free(freed)
+        if self.spilling.is_due():
+            self.spilling.relieve(now)
         if self.closing and not self.drained and not self.submission.tasks:
             self.drained = True
             for worker in self.leasing.retire_all():
@@ -182,6 +202,7 @@ class Machine:
         self.references.check()
         self.submission.check()
         self.leasing.check()
+        self.spilling.check()
 
     # -- reports of the process's own code
 
@@ -382,7 +403,8 @@ class Machine:
                 entry.subscribers = []
             entry.subscribers.append(peer)
         else:
-            outcome = (OUTCOME, object_id, entry.status, entry.value, entry.entries)
+            value = self.references.tell(entry.value)
+            outcome = (OUTCOME, object_id, entry.status, value, entry.entries)
             self.commands.append(Send(peer, outcome))
 
     def _on_outcome(self, peer: ProcessNumber, message: Message, now: int) -> None:
@@ -433,6 +455,7 @@ class Machine:
     def _adopt_segments(self, number: ProcessNumber) -> None:
         """A worker is dead; what it wrote lives on. From here on this machine looks after it."""
         self._free(self.references.take_freed())
+        self.spilling.forget_writer(number)
         segments: dict[str, int] = {}
         for record in self.references.extents.values():
             if record.extent[0] == number:
@@ -442,10 +465,14 @@ class Machine:
             self._dead[number] = segments
         self.commands.append(SweepDead(number, frozenset(segments)))
 
+    def _is_reachable(self, number: ProcessNumber) -> bool:
+        """Whether a writer of extents is there to be asked for something."""
+        return number == self.number or number in self.leasing.workers
+
     def live_values(self) -> list[tuple[int, Any]]:
         """(object, value) of every object whose value is in shared memory."""
         return [
-            (entry.id, entry.value)
+            (entry.id, self.references.current(entry.value))
             for entry in self.references.entries.values()
             if entry.status == READY and type(entry.value) is tuple
         ]

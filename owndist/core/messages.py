@@ -16,6 +16,9 @@ Owner to executor
     OUTCOME   object, status, value, entries
                   to a borrower: the object is there, or failed; entries: as in TASK
     STOP      -                         end once the queue is empty
+    SPILL     serial                    copy this extent of the receiver to disk
+    MOVED     serial, taken             taken: the copy stands for the value now, and the memory is
+                                        free; else the copy is not needed
 
 Executor to owner
     ALIVE     pid                       the initializer has run; tasks may come
@@ -31,6 +34,7 @@ Executor to owner
     BORROW    object                    tell me its outcome
     BLOCKED   object                    the running task waits for this object
     UNBLOCKED -                         it waits no more
+    SPILLED   serial, segment           the answer to SPILL: the file, or None
 """
 
 from __future__ import annotations
@@ -43,3 +47,4 @@ TASK, DEFINE, ENTRY, RECALL, FREE, OUTCOME, STOP, FORGET = range(1, 9)
 ALIVE, INIT_FAILED, DONE, RECALLED, RELEASE, UNMAPPED, BORROW, BLOCKED, UNBLOCKED, PINNED = range(
     20, 30
 )
+SPILL, MOVED, SPILLED = range(40, 43)

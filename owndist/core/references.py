@@ -24,10 +24,10 @@ carry tokens: a late release of an old registration must not undo a newer one.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .ids import ExtentKey, ObjectId, ProcessNumber
-from .values import PENDING, Extent, Failure, Value, extent_key, extent_of
+from .values import PENDING, Extent, Failure, Value, extent_key, extent_of, is_file
 
 if TYPE_CHECKING:
     from .task import Task
@@ -87,12 +87,13 @@ class Entry:
 class ExtentRecord:
     """One extent that holds values of this owner."""
 
-    __slots__ = ("extent", "holders", "pins")
+    __slots__ = ("extent", "holders", "pins", "told")
 
     def __init__(self, extent: Extent) -> None:
-        self.extent = extent
+        self.extent = extent  # where it lies now; see `spilling`
         self.holders = 0  # entries with this value, and pending tasks with these arguments
         self.pins: dict[ProcessNumber, None] = {}  # processes that map it
+        self.told = False  # a borrower was given it as an outcome, and may read it at any time
 
 
 class ReferenceTable:
@@ -101,6 +102,10 @@ class ReferenceTable:
     def __init__(self) -> None:
         self.entries: dict[ObjectId, Entry] = {}
         self.extents: dict[ExtentKey, ExtentRecord] = {}
+        # Those in shared memory that could be moved to disk, the longest unused first.
+        self.resident: dict[ExtentKey, ExtentRecord] = {}
+        self.memory_bytes = self.file_bytes = 0  # what all extents take up, in memory and on disk
+        self.file_reads = 0  # how often a value was handed out that lay on disk
         self._freed: list[Extent] = []
 
     # -- entries
@@ -200,7 +205,50 @@ class ReferenceTable:
             record = self.extents.get(key)
             if record is None:
                 record = self.extents[key] = ExtentRecord(extent)
+                if is_file(extent):
+                    self.file_bytes += extent[4]
+                else:
+                    self.memory_bytes += extent[4]
+                    self.resident[key] = record
             record.holders += 1
+
+    def current(self, value: Any) -> Any:
+        """A value that is about to be read, and where it lies now: it may have been moved."""
+        extent = extent_of(value)
+        if extent is None:
+            return value
+        key = extent_key(extent)
+        record = self.extents.get(key)
+        if record is None:
+            return value
+        if key in self.resident:
+            self.resident[key] = self.resident.pop(key)  # to the end: it was used just now
+        elif is_file(record.extent):
+            self.file_reads += 1
+        if record.extent[2] == extent[2]:
+            return value
+        return (record.extent, *value[1:])
+
+    def tell(self, value: Any) -> Any:
+        """The same, for a borrower that keeps what it is told: the value is not moved any more."""
+        extent = extent_of(value)
+        if extent is not None:
+            record = self.extents.get(extent_key(extent))
+            if record is not None:
+                record.told = True
+        return self.current(value)
+
+    def relocate(self, record: ExtentRecord, segment: str) -> None:
+        """An extent lies in a file of its own from now on."""
+        number, serial, _, _, size = record.extent
+        record.extent = (number, serial, segment, 0, size)
+        self.memory_bytes -= size
+        self.file_bytes += size
+
+    def strand(self, writer: ProcessNumber) -> None:
+        """Nobody can move any more what this process wrote."""
+        for key in [key for key in self.resident if key[0] == writer]:
+            del self.resident[key]
 
     def is_lost(self, value: Value | Failure, sender: ProcessNumber) -> bool:
         """Whether a value names memory that nobody keeps: it may hold something else by now.
@@ -233,8 +281,15 @@ class ReferenceTable:
 
     def _release_extent(self, record: ExtentRecord) -> None:
         if not record.holders and not record.pins:
-            del self.extents[extent_key(record.extent)]
-            self._freed.append(record.extent)
+            extent = record.extent
+            key = extent_key(extent)
+            del self.extents[key]
+            self.resident.pop(key, None)
+            if is_file(extent):
+                self.file_bytes -= extent[4]
+            else:
+                self.memory_bytes -= extent[4]
+            self._freed.append(extent)
 
     def take_freed(self) -> list[Extent]:
         """The extents that fell free since the last call."""
@@ -242,10 +297,6 @@ class ReferenceTable:
         if freed:
             self._freed = []
         return freed
-
-    def live_bytes(self) -> int:
-        """Bytes of shared memory that hold values."""
-        return sum(record.extent[4] for record in self.extents.values())
 
     def check(self) -> None:
         """The invariants; raises AssertionError naming the object."""
@@ -273,3 +324,10 @@ class ReferenceTable:
             assert record is not None and record.holders >= count, f"extent {key} has no record"
         for key, record in self.extents.items():
             assert record.holders > 0 or record.pins, f"extent {key} is kept by nothing"
+            assert extent_key(record.extent) == key, f"extent {key} has lost its name"
+        files = [r.extent[4] for r in self.extents.values() if is_file(r.extent)]
+        assert self.file_bytes == sum(files)
+        total = sum(record.extent[4] for record in self.extents.values())
+        assert self.memory_bytes == total - self.file_bytes
+        for key in self.resident:
+            assert not is_file(self.extents[key].extent), f"extent {key} is on disk already"

@@ -168,6 +168,34 @@ class Unmapped(Record):
         self.extents = extents
 
 
+class Spilled(Record):
+    """Answers `Spill`: the file that now holds a copy of the extent, or None."""
+
+    __slots__ = ("owner", "serial", "segment")
+
+    def __init__(
+        self,
+        owner: ProcessNumber,
+        serial: int,
+        segment: str | None,
+    ) -> None:
+        self.owner = owner
+        self.serial = serial
+        self.segment = segment
+
+
+class StoreUsed(Record):
+    """So many bytes of shared memory hold values now, those of all owners together."""
+
+    __slots__ = ("bytes",)
+
+    def __init__(
+        self,
+        bytes: int,
+    ) -> None:
+        self.bytes = bytes
+
+
 class CancelAsked(Record):
     """Somebody wants this task not to run. Answered by a `CancelAnswered`, now or later."""
 

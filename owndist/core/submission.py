@@ -11,6 +11,7 @@ another one is stale and changes nothing. Purity does not save one from late rep
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 from .commands import CancelAnswered, Command, Complete, JudgeError, Log, Send, Spawn
@@ -107,10 +108,14 @@ class Submission:
                 self.sent_ahead = True
             leasing.assign(worker, task, now)
             needs = task.entries
+            args: Any = task.args
+            if type(args) is tuple:
+                args = self.references.current(args)
             slots: Any = None
             if task.slots:
                 objects = [self.references.entries[object_id] for object_id in task.slots]
-                slots = tuple([entry.value for entry in objects])
+                current = self.references.current
+                slots = tuple([current(entry.value) for entry in objects])
                 for entry in objects:
                     needs += entry.entries
             self._commands.append(
@@ -122,12 +127,20 @@ class Submission:
                         task.attempt,
                         task.function,
                         needs,
-                        task.args,
+                        args,
                         slots,
                         task.name,
                     ),
                 )
             )
+
+    def sent_values(self) -> Iterator[Value | Failure | None]:
+        """The values that tasks take which workers have."""
+        for worker in self.leasing.workers.values():
+            for task in worker.queue.values():
+                yield task.args
+                for object_id in task.slots:
+                    yield self.references.entries[object_id].value
 
     def _ask_for_workers(self) -> None:
         """Tasks are ready and no worker can take one."""
@@ -368,11 +381,12 @@ class Submission:
         dependents, entry.dependents = entry.dependents, None
         subscribers, entry.subscribers = entry.subscribers, None
         self._commands.append(Complete(entry.id, status, value))
-        if subscribers:
-            for peer in subscribers:
-                outcome = (OUTCOME, entry.id, status, value, entry.entries)
-                self._commands.append(Send(peer, outcome))
         self.references.settle(entry, status, value, nested)
+        if subscribers:
+            told = self.references.tell(value)
+            for peer in subscribers:
+                outcome = (OUTCOME, entry.id, status, told, entry.entries)
+                self._commands.append(Send(peer, outcome))
         if not dependents:
             return []
         if status == READY:

@@ -48,6 +48,11 @@ def extent_key(extent: Extent) -> ExtentKey:
     return (extent[0], extent[1])
 
 
+def is_file(extent: Extent) -> bool:
+    """Whether it lies on disk: the name of a file is an absolute path."""
+    return extent[2].startswith("/")
+
+
 def inline_size(value: Value) -> int:
     """Bytes that an inline value takes in a message; 0 for a stored one."""
     if isinstance(value, bytes):

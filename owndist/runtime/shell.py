@@ -419,7 +419,7 @@ class Shell:
                     self._pool.flush()
                 sent, received = self._pool.traffic()
                 workers = len(self._pool.processes)
-            submission, references = self.machine.submission, self.machine.references
+            submission = self.machine.submission
             return {
                 "tasks_submitted": submission.submitted,
                 "tasks_finished": submission.finished,
@@ -432,8 +432,7 @@ class Shell:
                 "bytes_received": received,
                 "bytes_mapped": self._bytes_mapped,
                 "bytes_put": self._bytes_put,
-                "store_bytes": references.live_bytes(),
-                "store_values": len(references.extents),
+                **self.machine.spilling.figures(),
             }
 
     def describe(self) -> str:

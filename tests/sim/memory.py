@@ -21,7 +21,10 @@ class Memory:
         self.state: dict[ExtentKey, int] = {}
         self.strict = True  # off once running tasks have been given up: they may see anything
         self._payloads: dict[ExtentKey, Payload] = {}
-        self._segments: dict[ExtentKey, str] = {}
+        self._segments: dict[ExtentKey, str] = {}  # where each extent lies now
+        self._copies: dict[ExtentKey, str] = {}  # files of those that are about to be moved there
+        self._files: dict[str, None] = {}  # all files that exist
+        self._read_from_disk: dict[ExtentKey, None] = {}
         self._unlinked: dict[str, None] = {}
         self._views: dict[ExtentKey, dict[int, int]] = {}  # {extent: {process: mappings}}
         self._last_serial: dict[int, int] = {}
@@ -48,8 +51,13 @@ class Memory:
         key = extent_key(extent)
         if self.strict:
             assert self.state[key] == LIVE, f"process {process} reads extent {key}, which is gone"
+            # Of a copy the owner may tell others before its writer hears that it counts.
+            places = (self._segments[key], self._copies.get(key))
+            assert extent[2] in places, f"process {process} reads {key} in {extent[2]}"
         views = self._views.setdefault(key, {})
         views[process] = views.get(process, 0) + 1
+        if extent[2] in self._files:
+            self._read_from_disk[key] = None
         return self._payloads[key], key
 
     def again(self, key: ExtentKey) -> tuple[Any, Payload]:
@@ -77,6 +85,34 @@ class Memory:
             viewers = list(self._views.get(key, ()))
             assert not viewers, f"extent {key} is freed while processes {viewers} map it"
         self.state[key] = FREED
+        self._remove(self._segments[key])
+        self._remove(self._copies.pop(key, ""))
+
+    def spill(self, process: int, serial: int) -> str | None:
+        """The writer makes a copy on disk, if the extent is still there."""
+        key = (process, serial)
+        if self.state[key] != LIVE:
+            return None
+        assert key not in self._copies and self._segments[key] not in self._files
+        file = self._copies[key] = f"/spill/{process}-{serial}-{len(self._files)}"
+        self._files[file] = None
+        return file
+
+    def moved(self, process: int, serial: int, taken: bool) -> None:
+        """One of the extent and its copy is given up."""
+        key = (process, serial)
+        file = self._copies.pop(key)
+        if not taken:
+            self._remove(file)
+            return
+        assert self.state[key] == LIVE
+        viewers = list(self._views.get(key, ()))
+        if self.strict and key not in self._read_from_disk:
+            assert not viewers, f"extent {key} is moved while processes {viewers} map it"
+        self._segments[key] = file
+
+    def _remove(self, file: str) -> None:
+        self._files.pop(file, None)
 
     def process_died(self, process: int) -> None:
         """Its mappings are gone; what it wrote is still there."""
@@ -85,6 +121,12 @@ class Memory:
 
     def sweep(self, process: int, keep: frozenset[str]) -> None:
         """Unlink what a dead process wrote, but these segments."""
+        for key in [key for key in self._copies if key[0] == process]:
+            file = self._copies.pop(key)
+            if file in keep:
+                self._segments[key] = file  # the owner has counted on it, and it has not heard
+            else:
+                self._remove(file)
         for key, segment in self._segments.items():
             if key[0] == process and segment not in keep and segment not in self._unlinked:
                 self.unlink(segment)
@@ -93,9 +135,14 @@ class Memory:
         """Nobody can map this from now on; existing views stay as they are."""
         assert segment not in self._unlinked, f"segment {segment} is unlinked twice"
         self._unlinked[segment] = None
+        self._remove(segment)
         for key, other in self._segments.items():
             if other == segment and self.state[key] == LIVE:
                 self.state[key] = UNLINKED
+
+    def files(self) -> list[str]:
+        """The files that exist."""
+        return list(self._files)
 
     def live(self) -> list[ExtentKey]:
         """Extents that hold memory."""

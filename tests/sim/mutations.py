@@ -136,6 +136,42 @@ MUTATIONS = [
         "            self.slots_used += 1\n\n    def remove",
         "\n    def remove",
     ),
+    (
+        "a value is moved to disk while a process maps it",
+        "spilling.py",
+        "record.pins or record.told",
+        "record.told",
+    ),
+    (
+        "a value is moved to disk while a worker has a task that takes it",
+        "spilling.py",
+        " or extent_key(record.extent) in busy",
+        "",
+    ),
+    (
+        "a value is moved to disk that a borrower may read at any time",
+        "spilling.py",
+        "record.pins or record.told",
+        "record.pins",
+    ),
+    (
+        "what is wanted while it is being copied is moved all the same",
+        "spilling.py",
+        "taken = not self._is_wanted(record, self._busy())",
+        "taken = True",
+    ),
+    (
+        "a task is told where its argument lay before it was moved",
+        "submission.py",
+        "slots = tuple([current(entry.value) for entry in objects])",
+        "slots = tuple([entry.value for entry in objects])",
+    ),
+    (
+        "what a dead writer was to copy is waited for",
+        "spilling.py",
+        "            self._moving_bytes -= self.moving.pop(key)\n",
+        "            pass\n",
+    ),
 ]
 
 

@@ -25,6 +25,10 @@ def simulate(seed: int, record: bool = False) -> World:
     world.initializer_fails = ends.random() < 0.02
     passes_on = random.Random(f"{seed} passes on")
     gives_up = random.Random(f"{seed} gives up")
+    store = random.Random(f"{seed} store")
+    world.disk = random.Random(f"{seed} disk")
+    if store.random() < 0.5:
+        world.machine.spilling.set_limit(store.choice((0, 64, 200, 640)))
     abort_at = ends.randint(0, 29) if ends.random() < 0.04 else None  # operations before the end
     operations = rng.randint(3, 30)
     borrows = rng.choice((0.1, 0.4, 0.9))  # how much of it is about futures that stay futures

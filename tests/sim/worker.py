@@ -6,10 +6,10 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from owndist.core import messages as m
-from owndist.core.commands import Complete, Free, Send
+from owndist.core.commands import Complete, Free, Moved, Send, Spill
 from owndist.core.ids import DRIVER, Address, ExtentKey, execution_id
 from owndist.core.machine import Machine
-from owndist.core.reports import HandleAdded, HandlesDropped, Received, TaskEnded, Unmapped
+from owndist.core.reports import HandleAdded, HandlesDropped, Received, Spilled, TaskEnded, Unmapped
 from owndist.core.values import ERROR, FAILED, READY
 
 from .memory import Payload, inline
@@ -55,6 +55,7 @@ class SimWorker:
         self.kept_views: list[ExtentKey] = []
         self.pinned: dict[ExtentKey, None] = {}  # extents that the driver knows to be mapped here
         self.unmapped: list[ExtentKey] = []
+        self.spills: list[Spill] = []  # copies that are to be made
 
     # -- what can happen next
 
@@ -75,6 +76,8 @@ class SimWorker:
             found.append(("forget", 2))
         if self.unmapped:
             found.append(("tell_unmapped", 2))
+        if self.spills:
+            found.append(("spill", 2))
         execution = self.machine.execution
         job = self.job
         if job is None:
@@ -139,6 +142,11 @@ class SimWorker:
             del self.pinned[key]
         if told:
             self._handle(Unmapped(told))
+
+    def spill(self) -> None:
+        command = self.spills.pop(0)
+        file = self.world.copy(self.number, command.serial)
+        self._handle(Spilled(command.owner, command.serial, file))
 
     def drop_global(self) -> None:
         self._release(self.globals.pop(self.world.rng.randrange(len(self.globals))))
@@ -323,6 +331,10 @@ class SimWorker:
                     self.flush()
             elif isinstance(command, Free):
                 self.world.memory.free(self.number, command.serial)
+            elif isinstance(command, Spill):
+                self.spills.append(command)
+            elif isinstance(command, Moved):
+                self.world.memory.moved(self.number, command.serial, command.taken)
             elif isinstance(command, Complete):
                 known = self.futures.get(command.object)  # type: ignore[call-overload]
                 if known is not None:

@@ -19,8 +19,10 @@ from owndist.core.commands import (
     Free,
     JudgeError,
     Log,
+    Moved,
     Send,
     Spawn,
+    Spill,
     SweepDead,
     Unlink,
 )
@@ -39,6 +41,7 @@ from owndist.core.reports import (
     Promised,
     Received,
     ShutdownAsked,
+    Spilled,
     Stored,
     Submitted,
     TimerDue,
@@ -68,6 +71,7 @@ class World:
         self.memory = Memory()
         self.now = 0
         self.deaths_left = deaths
+        self.disk = random.Random(0)  # when it is full
         self.initializer_fails = False
         self.aborted = False
         self.workers: dict[int, SimWorker] = {}
@@ -79,6 +83,7 @@ class World:
         self.cancels: list[int] = []  # asked for, not answered
         self.views: list[ExtentKey] = []  # of the user
         self.unmapped: list[ExtentKey] = []
+        self.spills: list[Spill] = []  # copies that are to be made
         self.cancelled_all = False
         self.drained = False
         self.steps = 0
@@ -157,7 +162,7 @@ class World:
             return
         if type(value) is tuple and type(value[0]) is tuple:
             self._feed(Mapped((value[0][0], value[0][1])))
-        payload, key = self.memory.read(DRIVER, value)
+        payload, key = self.memory.read(DRIVER, self.machine.references.current(value))
         if key is not None:
             self.views.append(key)
         assert payload[0] == expected_text(object_id, self.specs, self.outcomes)
@@ -172,6 +177,15 @@ class World:
         key = self.views.pop(self.rng.randrange(len(self.views)))
         if self.memory.unmap(DRIVER, key):
             self.unmapped.append(key)
+
+    def spill(self) -> None:
+        command = self.spills.pop(0)
+        self._feed(Spilled(command.owner, command.serial, self.copy(DRIVER, command.serial)))
+
+    def copy(self, process: int, serial: int) -> str | None:
+        """A process spills an extent of its own; now and then there is no room on the disk."""
+        full = self.disk.random() < 0.1
+        return None if full else self.memory.spill(process, serial)
 
     def shutdown(self, cancel: bool) -> None:
         self.cancelled_all |= cancel
@@ -202,6 +216,8 @@ class World:
             found.append((DRIVER, "judge", 4))
         if self.unmapped:
             found.append((DRIVER, "tell_unmapped", 2))
+        if self.spills:
+            found.append((DRIVER, "spill", 2))
         deadline = self.machine.next_deadline()
         if deadline is not None and deadline <= self.now:
             found.append((DRIVER, "timer", 4))
@@ -330,6 +346,10 @@ class World:
                 self._answered(command)
             elif isinstance(command, JudgeError):
                 self.judgements.append(command)
+            elif isinstance(command, Spill):
+                self.spills.append(command)
+            elif isinstance(command, Moved):
+                self.memory.moved(DRIVER, command.serial, command.taken)
             elif isinstance(command, Unlink):
                 self.memory.unlink(command.segment)
             elif isinstance(command, SweepDead):
@@ -398,6 +418,8 @@ class World:
             assert not process.machine.borrowing.objects, "a worker still borrows"
             assert not process.machine.execution.queue
         assert not self.memory.live(), f"extents never freed: {self.memory.live()}"
+        assert not self.memory.files(), f"files never removed: {self.memory.files()}"
+        assert not machine.spilling.moving
 
     def check_work_conserving(self) -> None:
         """Nothing that could run waits while there is room (Law 52). Only at rest."""
