@@ -65,7 +65,6 @@ from .reports import (
     ShutdownAsked,
     Spilled,
     Stored,
-    StoreUsed,
     Submitted,
     TaskEnded,
     TimerDue,
@@ -111,7 +110,7 @@ class Machine:
         self.spilling = Spilling(
             number,
             self.references,
-            self.submission.sent_values,
+            self.leasing,
             self._is_reachable,
             self.commands,
         )
@@ -142,7 +141,6 @@ class Machine:
             TimerDue: self._on_timer_due,
             TaskEnded: self._on_task_ended,
             Spilled: self.spilling.on_own_spilled,
-            StoreUsed: self.spilling.on_store_used,
         }
         self._on_message: dict[int, Callable[[ProcessNumber, Message, int], None]] = {
             DONE: self._on_done,

@@ -184,18 +184,6 @@ class Spilled(Record):
         self.segment = segment
 
 
-class StoreUsed(Record):
-    """So many bytes of shared memory hold values now, those of all owners together."""
-
-    __slots__ = ("bytes",)
-
-    def __init__(
-        self,
-        bytes: int,
-    ) -> None:
-        self.bytes = bytes
-
-
 class CancelAsked(Record):
     """Somebody wants this task not to run. Answered by a `CancelAnswered`, now or later."""
 

@@ -28,16 +28,17 @@ See Ray's local object manager, which spills from the same fraction of its store
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
 from .commands import Command, Log, Moved, Send, Spill
 from .ids import ExtentKey, ProcessNumber
+from .leasing import Leasing
 from .messages import MOVED, SPILL, SPILLED, Message
 from .references import ExtentRecord, ReferenceTable
-from .reports import Spilled, StoreUsed
-from .values import Failure, Value, extent_key, extent_of
+from .reports import Spilled
+from .values import extent_key, extent_of
 
 # Spilling begins when values fill 4/5 of the limit, as in Ray. What is left is for what is written
 # while the disk catches up.
@@ -64,7 +65,7 @@ class Spilling:
     Args:
         number: of this process.
         references: its objects and their extents.
-        sent: gives the values that tasks take which workers have.
+        leasing: knows which tasks the workers have.
         reachable: whether a process is alive and can be sent a message.
         commands: takes what is to be done.
     """
@@ -73,7 +74,7 @@ class Spilling:
         self,
         number: ProcessNumber,
         references: ReferenceTable,
-        sent: Callable[[], Iterable[Value | Failure | None]],
+        leasing: Leasing,
         reachable: Callable[[ProcessNumber], bool],
         commands: list[Command],
     ) -> None:
@@ -81,17 +82,16 @@ class Spilling:
         self.spills = 0  # values that were moved to disk
         self._number = number
         self._references = references
-        self._sent = sent
+        self._leasing = leasing
         self._reachable = reachable
         self._commands = commands
         self._mark: int | None = None  # bytes of values from which on some are moved
-        self._elsewhere = 0  # bytes of memory that values of other owners hold
         self._moving_bytes = 0
         self._paused_until = 0
         self._warned = False
 
     def set_limit(self, limit_bytes: int | None) -> None:
-        """How much shared memory the values of all owners may take; None for any amount."""
+        """How much shared memory values may take; None for any amount."""
         self._mark = None
         if limit_bytes is not None:
             self._mark = limit_bytes * _NUMERATOR // _DENOMINATOR
@@ -101,9 +101,7 @@ class Spilling:
     def is_due(self) -> bool:
         """Whether memory is nearly full: a cheap question, asked after every input."""
         mark = self._mark
-        return mark is not None and (
-            self._references.memory_bytes + self._elsewhere - self._moving_bytes > mark
-        )
+        return mark is not None and (self._references.memory_bytes - self._moving_bytes > mark)
 
     def relieve(self, now: int) -> None:
         """Have values moved until the rest is below the mark, as far as there are any unused."""
@@ -111,7 +109,7 @@ class Spilling:
         if now < self._paused_until or self._moving_bytes >= _BATCH_BYTES:
             return
         resident = self._references.resident
-        excess = self._references.memory_bytes + self._elsewhere - self._moving_bytes - self._mark
+        excess = self._references.memory_bytes - self._moving_bytes - self._mark
         busy = self._busy()
         found: list[ExtentKey] = []
         for key, record in list(islice(resident.items(), _SEARCH)):
@@ -144,11 +142,6 @@ class Spilling:
     def on_spilled(self, peer: ProcessNumber, message: Message, now: int) -> None:
         """A writer's answer."""
         self._settle((peer, message[1]), message[2], now)
-
-    def on_store_used(self, report: StoreUsed, now: int) -> None:
-        """What the values of all owners take up, as this process sees it now."""
-        own = self._references.memory_bytes
-        self._elsewhere = report.bytes - own if report.bytes > own else 0
 
     def forget_writer(self, number: ProcessNumber) -> None:
         """It is dead: nobody can move what it wrote, and its answers will not come."""
@@ -186,11 +179,14 @@ class Spilling:
     def _busy(self) -> dict[ExtentKey, None]:
         """The extents that tasks take which workers have. Counted only when memory is short, so
         that it costs the others nothing; a worker has some hundred tasks at most."""
+        entries = self._references.entries
         found: dict[ExtentKey, None] = {}
-        for value in self._sent():
-            extent = extent_of(value)
-            if extent is not None:
-                found[extent_key(extent)] = None
+        for worker in self._leasing.workers.values():
+            for task in worker.queue.values():
+                for value in (task.args, *[entries[object_id].value for object_id in task.slots]):
+                    extent = extent_of(value)
+                    if extent is not None:
+                        found[extent_key(extent)] = None
         return found
 
     def _warn(self, writer: ProcessNumber) -> None:

@@ -11,7 +11,6 @@ another one is stale and changes nothing. Purity does not save one from late rep
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from typing import Any
 
 from .commands import CancelAnswered, Command, Complete, JudgeError, Log, Send, Spawn
@@ -88,6 +87,7 @@ class Submission:
         """Hand ready tasks to workers that can take one, and ask for more workers if need be."""
         ready = self.ready
         leasing = self.leasing
+        current = self.references.current
         while ready:
             task = ready[0]
             if task.state != T_READY:
@@ -108,13 +108,9 @@ class Submission:
                 self.sent_ahead = True
             leasing.assign(worker, task, now)
             needs = task.entries
-            args: Any = task.args
-            if type(args) is tuple:
-                args = self.references.current(args)
             slots: Any = None
             if task.slots:
                 objects = [self.references.entries[object_id] for object_id in task.slots]
-                current = self.references.current
                 slots = tuple([current(entry.value) for entry in objects])
                 for entry in objects:
                     needs += entry.entries
@@ -127,20 +123,12 @@ class Submission:
                         task.attempt,
                         task.function,
                         needs,
-                        args,
+                        task.args if type(task.args) is bytes else current(task.args),
                         slots,
                         task.name,
                     ),
                 )
             )
-
-    def sent_values(self) -> Iterator[Value | Failure | None]:
-        """The values that tasks take which workers have."""
-        for worker in self.leasing.workers.values():
-            for task in worker.queue.values():
-                yield task.args
-                for object_id in task.slots:
-                    yield self.references.entries[object_id].value
 
     def _ask_for_workers(self) -> None:
         """Tasks are ready and no worker can take one."""

@@ -11,12 +11,14 @@ taking them apart again as much as the copy (`Segment` has the figures).
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
 from collections.abc import Callable
 
 from owndist.store.arena import Arena
+from owndist.store.ledger import Ledger
 from owndist.store.segments import GRANULE, MAX_NAME, SHM_DIRECTORY, Segment, segment_name
 
 #: Arena segments double in size from the first to the second of these, in bytes. They get their
@@ -57,7 +59,7 @@ class Allocator:
     """The segments of one process: which are in use, which are kept free.
 
     Args:
-        session, number, spill_directory, cache_limit_bytes, on_segment: as for `Store`.
+        session, number, spill_directory, cache_limit_bytes, on_segment, ledger: as for `Store`.
 
     Thread safety: complete. Segments are unlinked, and those of large values made and reserved,
     with no lock held: that takes 0.15 and 0.25 ms a MiB.
@@ -70,6 +72,7 @@ class Allocator:
         spill_directory: str,
         cache_limit_bytes: int,
         on_segment: Callable[[int], None] | None,
+        ledger: Ledger | None,
     ) -> None:
         if not session.isalnum() or len(segment_name(session, number, 9999)) > MAX_NAME:
             raise ValueError(f"session {session!r} does not fit into the name of a segment")
@@ -78,6 +81,7 @@ class Allocator:
         self.spill_directory = os.path.abspath(spill_directory)
         self._cache_limit_bytes = cache_limit_bytes
         self._on_segment = on_segment
+        self._ledger = ledger
         self._lock = threading.Lock()
         # All below is guarded by the lock.
         self._closed = False
@@ -124,6 +128,10 @@ class Allocator:
             RuntimeError: closed.
         """
         self._warn(size)
+        return self.make_file(size)
+
+    def make_file(self, size: int) -> Place:
+        """The same without a warning, for a value that is moved to disk."""
         _make_private_directory(self.spill_directory)
         return self._make_place(size, self.spill_directory)
 
@@ -151,7 +159,8 @@ class Allocator:
                 self._cache.append(segment)
         if place.arena is None and not keep:
             self._unlink(segment)
-        self.shed(self._cache_limit_bytes)
+        tight = self._ledger is not None and self._ledger.is_tight
+        self.shed(0 if tight else self._cache_limit_bytes)
 
     def discard(self, place: Place) -> None:
         """Takes a place back that could not be written, so that was never sealed."""
@@ -179,7 +188,9 @@ class Allocator:
                 if given_back >= excess:
                     break
                 enough = round_up(max(segment.reserved - (excess - given_back), 0), GRANULE)
-                given_back += segment.shrink(max(arena.tail, enough))
+                shrunk = segment.shrink(max(arena.tail, enough))
+                given_back += shrunk
+                self._give(shrunk)
         for segment in doomed:
             self._unlink(segment)
         return given_back
@@ -213,7 +224,7 @@ class Allocator:
         arena = Arena(wanted, GRANULE)
         try:
             with self._lock:
-                place = _allocate(segment, arena, size)
+                place = self._allocate(segment, arena, size)
                 assert place is not None, "an empty arena holds any value that may share one"
                 self._arenas.append((segment, arena))
                 return place
@@ -226,7 +237,7 @@ class Allocator:
         failure: OSError | None = None
         for segment, arena in self._arenas:
             try:
-                place = _allocate(segment, arena, size)
+                place = self._allocate(segment, arena, size)
             except OSError as error:
                 # No memory for more pages. An older value's pages in another arena may yet do;
                 # a new arena could not.
@@ -255,11 +266,52 @@ class Allocator:
         """A new segment for one value, with all its memory."""
         segment = self._make(size, directory)
         try:
-            segment.reserve(size)
+            self._reserve(segment, size)
         except BaseException:
             self._unlink(segment)
             raise
         return Place(segment, None, 0, size)
+
+    def _allocate(self, segment: Segment, arena: Arena, size: int) -> Place | None:
+        """An extent of an arena with memory behind it, or None. The lock is held.
+
+        Raises:
+            OSError: there is no memory for it.
+        """
+        offset = arena.allocate(size)
+        if offset is None:
+            return None
+        end = offset + size
+        try:
+            if end > segment.reserved:
+                try:
+                    step = min(round_up(end, ARENA_STEP_BYTES), segment.size)
+                    self._reserve(segment, step)
+                except OSError:
+                    self._reserve(segment, end)  # a whole step does not fit, this value may
+        except BaseException:
+            arena.release(offset)
+            raise
+        return Place(segment, arena, offset, size)
+
+    def _reserve(self, segment: Segment, end: int) -> None:
+        """Has a segment get its memory, if the limit allows it."""
+        missing = end - segment.reserved
+        if self._ledger is None or segment.in_file or missing <= 0:
+            segment.reserve(end)
+            return
+        if not self._ledger.take(missing):
+            text = f"the limit of the executor's store, {self._ledger.limit_bytes:,} bytes"
+            raise OSError(errno.ENOSPC, text)
+        try:
+            segment.reserve(end)
+        except BaseException:
+            self._ledger.give(max(end - segment.reserved, 0))
+            raise
+
+    def _give(self, size: int) -> None:
+        if self._ledger is not None:
+            self._ledger.give(size)
 
     def _count_cached(self) -> int:
         return sum(segment.size for segment in self._cache) + sum(
@@ -296,10 +348,19 @@ class Allocator:
             if self._segments.pop(segment.name, None) is None:
                 return  # closed meanwhile, and unlinked there
         segment.unlink()
+        if not segment.in_file:
+            self._give(segment.reserved)
 
     def _check_open(self) -> None:
         if self._closed:
             raise RuntimeError("the store is closed")
+
+    def describe_limit(self) -> str:
+        """What of the session's limit is taken, in words to follow others."""
+        ledger = self._ledger
+        if ledger is None:
+            return ""
+        return f"; {ledger.taken_bytes:,} of the store's limit of {ledger.limit_bytes:,} bytes used"
 
     def _warn(self, size: int) -> None:
         """Says, once, that shared memory was not enough."""
@@ -308,11 +369,12 @@ class Allocator:
                 return
             self._warned = True
         _log.warning(
-            "no room for a value of %s bytes in shared memory (%s): it goes to a file in %s (%s), "
-            "as further ones may, which is slower. In a container, give it more shared memory, "
-            "for example: docker run --shm-size=2g",
+            "no room for a value of %s bytes in shared memory (%s%s): it goes to a file in %s "
+            "(%s), as further ones may, which is slower. In a container, give it more shared "
+            "memory, for example: docker run --shm-size=2g",
             f"{size:,}",
             describe_room(SHM_DIRECTORY),
+            self.describe_limit(),
             self.spill_directory,
             describe_room(self.spill_directory),
         )
@@ -336,28 +398,6 @@ def describe_room(directory: str) -> str:
             directory = parent  # the spill directory is made only when it is needed
     free, total = room.f_bavail * room.f_frsize, room.f_blocks * room.f_frsize
     return f"{free:,} of {total:,} bytes free in {directory}"
-
-
-def _allocate(segment: Segment, arena: Arena, size: int) -> Place | None:
-    """An extent of an arena with memory behind it, or None. The allocator's lock is held.
-
-    Raises:
-        OSError: there is no memory for it.
-    """
-    offset = arena.allocate(size)
-    if offset is None:
-        return None
-    end = offset + size
-    try:
-        if end > segment.reserved:
-            try:
-                segment.reserve(min(round_up(end, ARENA_STEP_BYTES), segment.size))
-            except OSError:
-                segment.reserve(end)  # a whole step does not fit, this value may
-    except BaseException:
-        arena.release(offset)
-        raise
-    return Place(segment, arena, offset, size)
 
 
 def _make_private_directory(path: str) -> None:

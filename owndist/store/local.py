@@ -12,11 +12,14 @@ import os
 from collections.abc import Callable, Sequence
 
 from owndist.store.allocator import Allocator, Place, describe_room, round_up
+from owndist.store.ledger import Ledger
 from owndist.store.mappings import Extent, Key, Mapping, Mappings
 from owndist.store.pages import address_of, all_unwritten
 from owndist.store.segments import (
     GRANULE,
+    PIECE_BYTES,
     SHM_DIRECTORY,
+    open_segment,
     sweep,
     unlink_segment,
     unlink_segments,
@@ -70,6 +73,8 @@ class Store:
         on_unmapped: called when a mapping has died. That can happen in any thread, at any
             allocation, with any lock held, so it must do next to nothing: set a flag, or write one
             byte to a non-blocking descriptor.
+        ledger: counts the shared memory of all processes against the session's limit; None for
+            no limit.
 
     Raises:
         ValueError: the names of segments would be too long for macOS, or ambiguous.
@@ -89,15 +94,22 @@ class Store:
         cache_limit_bytes: int,
         on_segment: Callable[[int], None] | None = None,
         on_unmapped: Callable[[], None] | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         self.session = session
         self.number = number
-        self._allocator = Allocator(session, number, spill_directory, cache_limit_bytes, on_segment)
+        self._allocator = Allocator(
+            session, number, spill_directory, cache_limit_bytes, on_segment, ledger
+        )
         self._mappings = Mappings(on_unmapped)
+        self._ledger = ledger
         self._pid = os.getpid()
         self._closed = False
         self._serials = itertools.count()  # its next() is atomic
         self._places: dict[int, Place] = {}  # {serial: where the value lies}, until it is freed
+        self._copies: dict[
+            int, Place
+        ] = {}  # {serial: its file}, until it is known which is to stay
 
     def __repr__(self) -> str:
         return (
@@ -175,6 +187,55 @@ class Store:
         place = self._places.pop(extent_serial, None)
         if place is not None:
             self._allocator.release(place)
+        self._give_up_copy(extent_serial)
+
+    def spill(self, extent_serial: int) -> str | None:
+        """Copies a value that this process wrote to a file.
+
+        Both are kept until `choose` says which is to stay, or `free` that none is.
+
+        Returns:
+            The file, whose first byte is that of the extent; or None if the value was freed
+            meanwhile, lies in a file already, or the disk has no room for it.
+
+        Cost: that of writing to the disk. No lock is held.
+        """
+        place = self._places.get(extent_serial)
+        if os.getpid() != self._pid or place is None or place.segment.in_file:
+            return None
+        try:
+            copy = self._allocator.make_file(place.size)
+        except (OSError, RuntimeError):
+            return None  # no room, or the store was closed
+        try:
+            _copy(place, copy)
+        except OSError:
+            self._allocator.discard(copy)
+            return None  # a disk error, or the segment is gone: it was freed meanwhile
+        if not self._allocator.seal(copy):
+            return None
+        # In this order: `free` takes them out in the other one, so one of the two finds it.
+        self._copies[extent_serial] = copy
+        if extent_serial not in self._places:
+            self._give_up_copy(extent_serial)
+            return None
+        return copy.segment.name
+
+    def choose(self, extent_serial: int, copy: bool) -> None:
+        """Which of a value and its copy is to stay; the other is given up."""
+        if not copy:
+            self._give_up_copy(extent_serial)
+            return
+        file = self._copies.pop(extent_serial, None)
+        place = self._places.get(extent_serial)
+        if file is not None and place is not None:
+            self._places[extent_serial] = file
+            self._allocator.release(place)
+
+    def _give_up_copy(self, extent_serial: int) -> None:
+        copy = self._copies.pop(extent_serial, None)
+        if copy is not None:
+            self._allocator.release(copy)
 
     def read(self, stored: Stored) -> tuple[Mapping, bytes | memoryview, list[memoryview]]:
         """Maps a value of any process of this host.
@@ -262,6 +323,9 @@ class Store:
         self._closed = True
         self._allocator.close()
         self._places.clear()
+        self._copies.clear()
+        if self._ledger is not None:
+            self._ledger.close()
 
     def _fill(self, size: int, parts: list[tuple[int, memoryview]]) -> Place:
         """Finds a place and copies the parts to it."""
@@ -287,11 +351,27 @@ class Store:
         from owndist.errors import StoreFull  # a dear import, needed only when it is raised
 
         spill_directory = self._allocator.spill_directory
+        memory = describe_room(SHM_DIRECTORY) + self._allocator.describe_limit()
         raise StoreFull(
             f"no room for a value of {size:,} bytes, neither in shared memory "
-            f"({describe_room(SHM_DIRECTORY)}) nor on disk ({describe_room(spill_directory)}; "
+            f"({memory}) nor on disk ({describe_room(spill_directory)}; "
             f"spill directory {spill_directory}): {failure}"
         ) from failure
+
+
+def _copy(place: Place, copy: Place) -> None:
+    """Copies the bytes of a value to a file of its own.
+
+    By descriptor and not by a mapping: if it is freed meanwhile, its pages may be gone.
+    """
+    source = open_segment(place.segment.name, os.O_RDONLY)
+    try:
+        for start in range(0, place.size, PIECE_BYTES):
+            wanted = min(PIECE_BYTES, place.size - start)
+            piece = os.pread(source, wanted, place.offset + start)
+            copy.segment.write([(start, memoryview(piece))])
+    finally:
+        os.close(source)
 
 
 def plain_bytes(buffer: Buffer) -> memoryview:
