@@ -21,7 +21,6 @@ from concurrent.futures import Future as AnyFuture
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING, Any
 
-from .errors import WorkerDied
 from .futures import Future
 from .runtime.chunks import Outcome, chunk_call
 from .wire.stateless import ATOMS, is_fixed, is_stateless
@@ -246,15 +245,18 @@ class _Run:
                 self._fail(done, stop, CancelledError())
             else:
                 self._send_singly(done, stop, self._options)
-        except WorkerDied:
+        except BaseException as error:
+            from .errors import WorkerDied
+
+            if not isinstance(error, WorkerDied):
+                self._fail(done, stop, error)
+                return
             # One of them killed the worker. Each for itself now, and that was one of its tries.
             fewer = self._options.changed(max_retries=self._options.max_retries - 1)
             try:
                 self._send_singly(start, stop, fewer)
-            except BaseException as error:
-                self._fail(start, stop, error)
-        except BaseException as error:
-            self._fail(done, stop, error)
+            except BaseException as another:
+                self._fail(start, stop, another)
 
     def _send_singly(self, start: int, stop: int, options: TaskOptions) -> None:
         for index in range(start, stop):

@@ -26,6 +26,7 @@ import signal
 import socket
 import struct
 import sys
+import threading
 from typing import Any
 
 from .setup import WorkerSetup
@@ -104,6 +105,11 @@ def load_what_workers_need() -> None:
     import multiprocessing.popen_fork  # noqa: F401
 
     from . import worker  # noqa: F401
+
+    if threading.active_count() > 1:
+        # Another thread may be importing what is otherwise imported when it is needed, and would
+        # leave it locked in the child. With one thread there is no such danger.
+        from ..store import allocator, mappings  # noqa: F401
 
 
 def _serve(control: socket.socket, setup: WorkerSetup) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 from owndist.store.arena import Arena
 from owndist.store.ledger import Ledger
-from owndist.store.segments import GRANULE, MAX_NAME, SHM_DIRECTORY, Segment, segment_name
+from owndist.store.segments import GRANULE, SHM_DIRECTORY, Segment, segment_name
 
 #: Arena segments double in size from the first to the second of these, in bytes. They get their
 #: pages only as these are needed, so a large one costs nothing while it is empty.
@@ -74,8 +74,6 @@ class Allocator:
         on_segment: Callable[[int], None] | None,
         ledger: Ledger | None,
     ) -> None:
-        if not session.isalnum() or len(segment_name(session, number, 9999)) > MAX_NAME:
-            raise ValueError(f"session {session!r} does not fit into the name of a segment")
         self._session = session
         self._number = number
         self.spill_directory = os.path.abspath(spill_directory)

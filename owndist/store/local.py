@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 from collections.abc import Callable, Sequence
 
-from owndist.store.allocator import Allocator, Place, describe_room, round_up
-from owndist.store.ledger import Ledger
-from owndist.store.mappings import Extent, Key, Mapping, Mappings
-from owndist.store.pages import address_of, all_unwritten
 from owndist.store.segments import (
     GRANULE,
+    MAX_NAME,
     PIECE_BYTES,
     SHM_DIRECTORY,
     open_segment,
+    segment_name,
     sweep,
     unlink_segment,
     unlink_segments,
@@ -29,18 +28,16 @@ TYPE_CHECKING = False  # the name is known to type checkers; importing typing co
 if TYPE_CHECKING:
     from pickle import PickleBuffer
 
+    from owndist.store.allocator import Allocator, Place
+    from owndist.store.ledger import Ledger
+    from owndist.store.mappings import Key, Mapping, Mappings
+
     Buffer = bytes | bytearray | memoryview | PickleBuffer
 
-__all__ = [
-    "Extent",
-    "Mapping",
-    "Store",
-    "Stored",
-    "sweep",
-    "unlink_segment",
-    "unlink_segments",
-]
+__all__ = ["Extent", "Store", "Stored", "sweep", "unlink_segment", "unlink_segments"]
 
+#: (number, serial, segment, offset, size); see `mappings.Extent`.
+Extent = tuple[int, int, str, int, int]
 #: (offset, length) in bytes, relative to the extent.
 Span = tuple[int, int]
 #: (extent, head, spans): the head's bytes or where they lie, and where each buffer lies.
@@ -96,12 +93,24 @@ class Store:
         on_unmapped: Callable[[], None] | None = None,
         ledger: Ledger | None = None,
     ) -> None:
+        if not session.isalnum() or len(segment_name(session, number, 9999)) > MAX_NAME:
+            raise ValueError(f"session {session!r} does not fit into the name of a segment")
         self.session = session
         self.number = number
-        self._allocator = Allocator(
-            session, number, spill_directory, cache_limit_bytes, on_segment, ledger
+        # Many processes never have a large value. The two halves of the store are imported and
+        # made when the first one comes.
+        self._allocator_arguments = (
+            session,
+            number,
+            spill_directory,
+            cache_limit_bytes,
+            on_segment,
+            ledger,
         )
-        self._mappings = Mappings(on_unmapped)
+        self._on_unmapped = on_unmapped
+        self._making = threading.Lock()
+        self._made_allocator: Allocator | None = None
+        self._made_mappings: Mappings | None = None
         self._ledger = ledger
         self._pid = os.getpid()
         self._closed = False
@@ -118,9 +127,34 @@ class Store:
         )
 
     @property
+    def _allocator(self) -> Allocator:
+        """Where values are written."""
+        if self._made_allocator is None:
+            from owndist.store.allocator import Allocator
+
+            with self._making:
+                if self._made_allocator is None:
+                    made = Allocator(*self._allocator_arguments)
+                    if self._closed:
+                        made.close()
+                    self._made_allocator = made
+        return self._made_allocator
+
+    @property
+    def _mappings(self) -> Mappings:
+        """What is read."""
+        if self._made_mappings is None:
+            from owndist.store.mappings import Mappings
+
+            with self._making:
+                if self._made_mappings is None:
+                    self._made_mappings = Mappings(self._on_unmapped)
+        return self._made_mappings
+
+    @property
     def live_bytes(self) -> int:
         """Bytes held by values that this process wrote and that were not freed, files included."""
-        return self._allocator.live_bytes
+        return self._made_allocator.live_bytes if self._made_allocator is not None else 0
 
     @property
     def live_values(self) -> int:
@@ -133,7 +167,7 @@ class Store:
 
         Copying into pages that are there already takes a seventh of the time.
         """
-        return self._allocator.cached_bytes
+        return self._made_allocator.cached_bytes if self._made_allocator is not None else 0
 
     def write(self, head: Buffer, buffers: Sequence[Buffer]) -> Stored:
         """Writes a value.
@@ -153,6 +187,8 @@ class Store:
         """
         if os.getpid() != self._pid:
             raise RuntimeError("this store belongs to the process that this one was forked from")
+        from owndist.store.allocator import round_up
+
         stream = plain_bytes(head)
         inline = len(stream) <= INLINE_HEAD_BYTES
         parts = [] if inline else [(0, stream)]  # (offset in the extent, bytes)
@@ -259,14 +295,14 @@ class Store:
 
     def mapped(self) -> list[Key]:
         """The extents that have a live mapping in this process, as (number, serial)."""
-        return self._mappings.keys()
+        return self._made_mappings.keys() if self._made_mappings is not None else []
 
     def take_unmapped(self) -> list[Key]:
         """The extents whose last mapping has died since the last call, as (number, serial).
 
         One that was mapped again meanwhile is not among them. One that was read as a copy is.
         """
-        return self._mappings.take_gone()
+        return self._made_mappings.take_gone() if self._made_mappings is not None else []
 
     def alias(self, head: Buffer, buffers: Sequence[Buffer]) -> Stored | None:
         """Where these very bytes lie already, if this process got them by `read`.
@@ -281,8 +317,10 @@ class Store:
         Cost: 30 µs, and 8 ns a page.
         """
         stream = plain_bytes(head)
-        if len(stream) > INLINE_HEAD_BYTES:
+        if len(stream) > INLINE_HEAD_BYTES or self._made_mappings is None:
             return None
+        from owndist.store.pages import address_of, all_unwritten
+
         ranges: list[tuple[int, int]] = []  # (address, length); an empty buffer has address 0
         for data in map(plain_bytes, buffers):
             address = address_of(data) if data else 0
@@ -311,7 +349,9 @@ class Store:
         Returns:
             The bytes given back.
         """
-        return self._allocator.shed(keep_bytes) if os.getpid() == self._pid else 0
+        if self._made_allocator is None or os.getpid() != self._pid:
+            return 0
+        return self._made_allocator.shed(keep_bytes)
 
     def close(self) -> None:
         """Unlinks all segments that this process made. Views of mappings stay valid.
@@ -320,8 +360,10 @@ class Store:
         """
         if os.getpid() != self._pid:
             return
-        self._closed = True
-        self._allocator.close()
+        with self._making:
+            self._closed = True
+        if self._made_allocator is not None:
+            self._made_allocator.close()
         self._places.clear()
         self._copies.clear()
         if self._ledger is not None:
@@ -349,6 +391,7 @@ class Store:
                 self._allocator.discard(place)
                 raise
         from owndist.errors import StoreFull  # a dear import, needed only when it is raised
+        from owndist.store.allocator import describe_room
 
         spill_directory = self._allocator.spill_directory
         memory = describe_room(SHM_DIRECTORY) + self._allocator.describe_limit()
