@@ -65,6 +65,19 @@ def resolve_options(base: TaskOptions, changes: Mapping[str, Any]) -> TaskOption
     return base.changed(**checked)
 
 
+def check_amount(name: str, value: Any) -> None:
+    """An argument that says how many, or how much, of something there may be.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is less than 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int or None, not {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be 1 or more, not {value}")
+
+
 def _exception_types(value: Any) -> tuple[type[BaseException], ...]:
     if isinstance(value, type) and issubclass(value, BaseException):
         return (value,)

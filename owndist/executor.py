@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .config import TaskOptions, resolve_options
+from .config import TaskOptions, check_amount, resolve_options
 from .futures import Future
 from .runtime.arguments import Shared
 
@@ -47,6 +47,11 @@ class OwnershipExecutor(ProcessPoolExecutor):
         max_tasks_per_child: after so many tasks a worker is replaced; not with "fork".
         max_retries: how often a task is run again after its worker died under it.
         retry_exceptions: exception types that a task is run again for, from the same budget.
+        store_bytes: how much shared memory the values of this executor may take, in all processes
+            together. When they fill four fifths of it, those that are longest unused and that
+            nobody looks at move to files in the temporary directory; what finds no room goes there
+            at once. By default nine tenths of `/dev/shm`, and at most half of the memory that the
+            machine has or the control group allows.
 
     Raises:
         ValueError: a number is out of range, or "fork" with `max_tasks_per_child`.
@@ -69,6 +74,7 @@ class OwnershipExecutor(ProcessPoolExecutor):
         max_tasks_per_child: int | None = None,
         max_retries: int = 3,
         retry_exceptions: Iterable[type[BaseException]] = (),
+        store_bytes: int | None = None,
     ) -> None:
         # The parent's __init__ does not run: it would make the queues and threads of another
         # design. Everything public is overridden.
@@ -99,13 +105,22 @@ class OwnershipExecutor(ProcessPoolExecutor):
                     "max_tasks_per_child is incompatible with the 'fork' multiprocessing start "
                     "method; supply a different mp_context"
                 )
+        if store_bytes is not None:
+            check_amount("store_bytes", store_bytes)
         self._max_workers = max_workers
         self._max_tasks_per_child = max_tasks_per_child
         self._mp_context = mp_context
         self._options = resolve_options(
             TaskOptions(), {"max_retries": max_retries, "retry_exceptions": retry_exceptions}
         )
-        self._arguments = max_workers, method, initializer, tuple(initargs), max_tasks_per_child
+        self._arguments = (
+            max_workers,
+            method,
+            initializer,
+            tuple(initargs),
+            max_tasks_per_child,
+            store_bytes,
+        )
         self._pid = os.getpid()
         self._making = threading.Lock()  # held while the driver is made
         self._begun = False  # a task has come; before that nothing runs, and little is imported
@@ -390,7 +405,8 @@ def _start_driver(max_workers: int, method: str, *arguments: Any) -> Driver:
     driver = _new_driver(max_workers, method, *arguments) if method == "fork" else None
     from .runtime.launch import launch
 
-    launched = launch(max_workers, method, *arguments[:2])
+    initializer, initargs, _, store_bytes = arguments
+    launched = launch(max_workers, method, initializer, initargs, store_bytes)
     try:
         driver = driver or _new_driver(max_workers, method, *arguments)
     except BaseException:

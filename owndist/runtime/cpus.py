@@ -26,30 +26,43 @@ def usable_cpus() -> int:
 
 def _cgroup_quota() -> float | None:
     """Processors' worth of time that the control group allows, or None for no limit."""
+    quotas = [_ratio(text.split()) for text in control_group_files("cpu", "cpu.max")]
+    names = "cpu.cfs_quota_us", "cpu.cfs_period_us"
+    figures = [control_group_files("cpu", None, name) for name in names]
+    quotas += [_ratio([a.strip(), b.strip()]) for a, b in zip(*figures, strict=True)]
+    limits = [quota for quota in quotas if quota is not None]
+    return min(limits) if limits else None
+
+
+def control_group_files(
+    controller: str, name: str | None, old_name: str | None = None
+) -> list[str]:
+    """What files of this process's control group hold, and of those around it; "" where missing.
+
+    Args:
+        controller: such as "cpu".
+        name: of the file in version 2 of control groups, if it is wanted.
+        old_name: in version 1.
+    """
     try:
         with open("/proc/self/cgroup") as file:
             lines = file.read().splitlines()
     except OSError:
-        return None
-    quotas = []
+        return []
+    found = []
     for line in lines:
         hierarchy, controllers, path = line.split(":", 2)
-        if hierarchy == "0":
+        if hierarchy == "0" and name is not None:
             # Version 2. The limit may be set on any ancestor, and a container sees its own group
             # as the root.
             parts = path.strip("/").split("/")
             for depth in range(len(parts) + 1):
                 place = "/".join(["/sys/fs/cgroup", *parts[:depth]]).rstrip("/")
-                quotas.append(_ratio(_read(f"{place}/cpu.max").split()))
-        elif "cpu" in controllers.split(","):
-            for place in (f"/sys/fs/cgroup/cpu{path}", "/sys/fs/cgroup/cpu"):
-                figures = [
-                    _read(f"{place}/cpu.cfs_quota_us").strip(),
-                    _read(f"{place}/cpu.cfs_period_us").strip(),
-                ]
-                quotas.append(_ratio(figures))
-    limits = [quota for quota in quotas if quota is not None]
-    return min(limits) if limits else None
+                found.append(_read(f"{place}/{name}"))
+        elif controller in controllers.split(",") and old_name is not None:
+            for place in (f"/sys/fs/cgroup/{controller}{path}", f"/sys/fs/cgroup/{controller}"):
+                found.append(_read(f"{place}/{old_name}"))
+    return found
 
 
 def _read(path: str) -> str:

@@ -5,6 +5,7 @@ worker writes, and the driver reads once the worker is gone:
 
     running     the execution that it had started and not yet reported: that one is charged a
                 retry, what was only queued is not
+    slot        its place in the store's ledger; the driver writes it before there is a worker
     segments    how many shared-memory segments it has made: their names follow from the number
     outbox      frames that it had not yet sent: finished tasks are not run again
     stack       what `faulthandler` wrote when it crashed
@@ -19,7 +20,7 @@ import mmap
 import os
 import sys
 
-_RUNNING, _SEGMENTS, _LENGTH = range(3)
+_RUNNING, _SEGMENTS, _LENGTH, _SLOT = range(4)
 
 _OUTBOX_AT = 4096
 OUTBOX_BYTES = 128 * 1024  # replies of 100 KiB fit; larger ones do not exist (they are stored)
@@ -49,6 +50,17 @@ class CrashRecord:
         self._view = memoryview(self._map)
         self._words = self._view[:4096].cast("Q")
         self._outbox = self._view[_OUTBOX_AT:_STACK_AT]
+
+    # -- written by the driver
+
+    @property
+    def slot(self) -> int:
+        """The worker's place in the store's ledger."""
+        return self._words[_SLOT]
+
+    @slot.setter
+    def slot(self, slot: int) -> None:
+        self._words[_SLOT] = slot
 
     # -- written by the worker
 

@@ -418,6 +418,7 @@ class Driver(Shell):
         with self._lock:
             if self.ended.is_set():
                 raise Detached
+            value = self.machine.references.current(value)  # it may have been moved to disk
             mapping, head, views = self._store.read(value)
             with self._change:
                 self._feed(Mapped(extent_key(extent)))

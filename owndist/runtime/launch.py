@@ -9,9 +9,11 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from ..store.ledger import create_ledger
 from ..store.session_lock import lock_session
 from ..wire.inherited import is_compared
 from . import template
+from .memory import default_store_bytes
 from .nursery import Nursery
 from .setup import InitPayload, WorkerSetup, cache_limit_bytes, new_session
 
@@ -29,16 +31,19 @@ class Launched:
         keep_fds: tuple[int, ...],  # that a template in its place must be given
         encoder: Encoder | None,  # knows what was inherited, or has packed the initializer
         lock_fd: int | None,  # says that the session lives; see `store.session_lock`
+        store_bytes: int,  # the limit of the session's shared memory
     ) -> None:
         self.nursery = nursery
         self.setup = setup
         self.keep_fds = keep_fds
         self.encoder = encoder
         self.lock_fd = lock_fd
+        self.store_bytes = store_bytes
 
     def undo(self) -> None:
         """It came to nothing: nothing is left."""
         self.nursery.close()
+        os.close(self.setup.ledger_fd)
         if self.lock_fd is not None:
             os.close(self.lock_fd)
 
@@ -48,6 +53,7 @@ def launch(
     method: str,
     initializer: Callable[..., object] | None,
     initargs: tuple[Any, ...],
+    store_bytes: int | None,
 ) -> Launched:
     """Start a template process.
 
@@ -55,6 +61,7 @@ def launch(
         max_workers: how many there will be, at most.
         method: "fork", "forkserver" or "spawn".
         initializer, initargs: run in every worker before its first task.
+        store_bytes: the limit of shared memory; None to choose one.
 
     Raises:
         OSError: no process or no descriptor can be had. Nothing is left.
@@ -62,6 +69,9 @@ def launch(
     """
     session = new_session()
     spill_directory = os.path.join(tempfile.gettempdir(), f"owndist-{session}")
+    if store_bytes is None:
+        store_bytes = default_store_bytes()
+    ledger_fd = create_ledger(store_bytes)
     lock_fd = lock_session(session, spill_directory)
     try:
         inherits = method == "fork"
@@ -76,10 +86,12 @@ def launch(
                 payload, keep_fds = _pack_initializer(encoder, initializer, initargs)
             if lock_fd is not None:
                 keep_fds = (*keep_fds, lock_fd)
+            keep_fds = (*keep_fds, ledger_fd)
         setup = WorkerSetup(
             session=session,
             spill_directory=spill_directory,
-            cache_limit_bytes=cache_limit_bytes(max_workers),
+            cache_limit_bytes=cache_limit_bytes(max_workers, store_bytes),
+            ledger_fd=ledger_fd,
             threads_per_worker=max(1, (os.cpu_count() or 1) // max_workers),
             process_group=os.getpgrp(),
             initializer=initializer if inherits else None,
@@ -94,9 +106,10 @@ def launch(
             # Never left to the template: what another thread is importing at the moment of the
             # fork stays locked there for ever.
             template.load_what_workers_need()
-        # Under fork it inherits no thread of ours and, but for the lock, no descriptor.
-        return Launched(Nursery(setup, keep_fds), setup, keep_fds, encoder, lock_fd)
+        # Under fork it inherits no thread of ours and, but for lock and ledger, no descriptor.
+        return Launched(Nursery(setup, keep_fds), setup, keep_fds, encoder, lock_fd, store_bytes)
     except BaseException:
+        os.close(ledger_fd)
         if lock_fd is not None:
             os.close(lock_fd)
         raise

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..core.ids import DRIVER
+from ..store.ledger import Ledger
 from ..store.local import Store
 from ..wire.functions import Encoder
 from .launch import Launched
@@ -24,19 +25,22 @@ class Parts:
         store: Store,
         pool: WorkerPool,
         reader: Reader,
+        ledger_fd: int,  # see `store.ledger`
         lock_fd: int | None,  # says that the session lives; see `store.session_lock`
     ) -> None:
         self.encoder = encoder
         self.store = store
         self.pool = pool
         self.reader = reader
+        self.ledger_fd = ledger_fd
         self.lock_fd = lock_fd
 
     def close(self) -> None:
         """Every worker is gone: let go of all the rest."""
-        self.store.close()
         self.pool.close()
+        self.store.close()
         self.reader.close()
+        os.close(self.ledger_fd)
         if self.lock_fd is not None:
             os.close(self.lock_fd)
 
@@ -70,14 +74,19 @@ def make_parts(
         encoder = launched.encoder or Encoder()
         reader = Reader(owner)
         undo.callback(reader.close)
-        pool = WorkerPool(nursery, setup, launched.keep_fds, encoder, reader.selector, feed, log)
+        ledger = Ledger(setup.ledger_fd, 0)
+        undo.callback(ledger.close)
+        pool = WorkerPool(
+            nursery, setup, launched.keep_fds, encoder, reader.selector, feed, log, ledger
+        )
         store = Store(
             setup.session,
             DRIVER,
             setup.spill_directory,
             cache_limit_bytes=setup.cache_limit_bytes,
             on_unmapped=reader.poke,
+            ledger=ledger,
         )
         reader.start()
         undo.pop_all()
-    return Parts(encoder, store, pool, reader, launched.lock_fd)
+    return Parts(encoder, store, pool, reader, setup.ledger_fd, launched.lock_fd)

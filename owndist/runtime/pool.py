@@ -6,6 +6,7 @@ driver's `feed`, which takes it to the machine.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import selectors
@@ -15,7 +16,8 @@ from typing import Any
 
 from ..core import messages as m
 from ..core.reports import Received, WorkerEnded
-from ..store.segments import segment_name, unlink_segment, unlink_segments
+from ..store.ledger import Ledger
+from ..store.segments import segment_name, size_of_segment, unlink_segment, unlink_segments
 from ..transport.link import Link
 from ..wire.frames import FrameDecoder
 from ..wire.functions import Encoder
@@ -53,6 +55,7 @@ class WorkerPool:
         selector: waits on the links and the template.
         feed: takes a report to the machine.
         log: takes level, text and arguments of what is to be logged.
+        ledger: counts the shared memory of all of them.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class WorkerPool:
         selector: selectors.BaseSelector,
         feed: Callable[[object], None],
         log: Callable[[int, str, tuple[Any, ...]], None],
+        ledger: Ledger,
     ) -> None:
         self.processes: dict[int, WorkerProcess] = {}
         self._setup = setup
@@ -72,10 +76,13 @@ class WorkerPool:
         self._selector = selector
         self._feed = feed
         self._log = log
+        self._ledger = ledger
+        self._left: dict[str, int] = {}  # {segment of a dead worker: its bytes of shared memory}
         self._unflushed: dict[int, Link] = {}  # links with messages posted and not sent
         self._blocked: dict[int, Link] = {}  # links whose socket is full
         self._past_sent = self._past_received = 0  # bytes of links that are closed
         self._segments = 0  # of the worker whose end is being reported
+        self._slot = 0  # its place in the ledger
         self._nursery = nursery
         selector.register(nursery, selectors.EVENT_READ, nursery)
 
@@ -89,7 +96,10 @@ class WorkerPool:
             link = Link(ours)
             payload = self._setup.payload
             known = set(payload.definitions) if payload is not None else set()
-            worker = WorkerProcess(number, link, CrashRecord(record_fd), self._nursery, known)
+            record = CrashRecord(record_fd)
+            used = frozenset(other.record.slot for other in self.processes.values())
+            record.slot = next(slot for slot in itertools.count(1) if slot not in used)
+            worker = WorkerProcess(number, link, record, self._nursery, known)
             if payload is not None:
                 for key in payload.entries:
                     worker.entries[self._encoder.entry_name[key]] = key
@@ -252,6 +262,7 @@ class WorkerPool:
         if unsent:
             self._feed(Received(number, unsent))
         running, self._segments, stack = record.running, record.segments, record.stack()
+        self._slot = record.slot
         record.close()
         self._feed(WorkerEnded(number, running, worker.pid, exitcode, stack))
 
@@ -260,12 +271,20 @@ class WorkerPool:
         session, directory = self._setup.session, self._setup.spill_directory
         if not keep:
             unlink_segments(session, number, self._segments, directory)
-            return
-        for k in range(self._segments):
-            name = segment_name(session, number, k)
-            for place in (name, os.path.join(directory, name)):
-                if place not in keep:
-                    unlink_segment(place)
+        else:
+            for k in range(self._segments):
+                name = segment_name(session, number, k)
+                for place in (name, os.path.join(directory, name)):
+                    if place not in keep:
+                        unlink_segment(place)
+        left = {name: size_of_segment(name) for name in keep if not os.path.isabs(name)}
+        self._left.update(left)
+        self._ledger.bury(self._slot, sum(left.values()))
+
+    def unlink(self, segment: str) -> None:
+        """Remove what a dead worker has left: nobody needs it any more."""
+        unlink_segment(segment)
+        self._ledger.give(self._left.pop(segment, 0))
 
     # -- both
 

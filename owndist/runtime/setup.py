@@ -42,6 +42,7 @@ class WorkerSetup(Record):
         "session",
         "spill_directory",
         "cache_limit_bytes",
+        "ledger_fd",
         "threads_per_worker",
         "process_group",
         "initializer",
@@ -55,6 +56,7 @@ class WorkerSetup(Record):
         session: str,
         spill_directory: str,
         cache_limit_bytes: int,
+        ledger_fd: int,  # counts the shared memory of all processes; see `store.ledger`
         threads_per_worker: int,  # for OpenMP and the BLAS libraries
         process_group: int,  # that of the driver, so that a terminal treats them alike
         initializer: Callable[..., object] | None,
@@ -65,6 +67,7 @@ class WorkerSetup(Record):
         self.session = session
         self.spill_directory = spill_directory
         self.cache_limit_bytes = cache_limit_bytes
+        self.ledger_fd = ledger_fd
         self.threads_per_worker = threads_per_worker
         self.process_group = process_group
         self.initializer = initializer
@@ -78,15 +81,16 @@ def new_session() -> str:
     return os.urandom(5).hex()
 
 
-def cache_limit_bytes(max_workers: int) -> int:
+def cache_limit_bytes(max_workers: int, store_bytes: int) -> int:
     """How much freed shared memory each process may keep for reuse.
 
-    All processes together at most a quarter of what there is, and 512 MiB each: enough for two
-    arrays of 256 MB, beyond which a fresh page costs little next to the work done on it.
+    All processes together at most a quarter of what there is or may be taken, and 512 MiB each:
+    enough for two arrays of 256 MB, beyond which a fresh page costs little next to the work done on
+    it.
     """
     try:
         status = os.statvfs("/dev/shm")
-        total = status.f_blocks * status.f_frsize
+        total = min(status.f_blocks * status.f_frsize, store_bytes)
     except OSError:
         total = 1 << 30
     return int(min(512 << 20, total // 4 // (max_workers + 1)))

@@ -31,8 +31,10 @@ from ..core.commands import (
     Free,
     JudgeError,
     Log,
+    Moved,
     Send,
     Spawn,
+    Spill,
     SweepDead,
     Unlink,
 )
@@ -43,6 +45,7 @@ from ..core.reports import (
     ErrorJudged,
     HandlesDropped,
     ShutdownAsked,
+    Spilled,
     TimerDue,
     Unmapped,
     WorkerEnded,
@@ -56,11 +59,11 @@ from ..core.values import (
 )
 from ..futures import Future
 from ..settled import SettledCondition
-from ..store.segments import unlink_segment
 from ..wire.failures import exception_of
 from .change import Change
 from .launch import Launched, launch
 from .parts import make_parts
+from .spiller import Spiller
 from .template import NOT_STARTED
 
 _log = logging.getLogger("owndist.driver")
@@ -83,6 +86,7 @@ class Shell:
         method: "fork", "forkserver" or "spawn".
         initializer, initargs: run in every worker before its first task.
         max_tasks_per_child: after so many tasks a worker is replaced.
+        store_bytes: how much shared memory all values may take; None to choose.
     """
 
     def __init__(
@@ -92,6 +96,7 @@ class Shell:
         initializer: Callable[..., object] | None,
         initargs: tuple[Any, ...],
         max_tasks_per_child: int | None,
+        store_bytes: int | None,
     ) -> None:
         self.pid = os.getpid()
         self.machine = Machine(DRIVER, max_workers, max_tasks_per_child)
@@ -101,6 +106,7 @@ class Shell:
         self._method = method
         self._initializer = initializer
         self._initargs = initargs
+        self._store_bytes = store_bytes
         # Guards the machine, the pool and all tables below.
         self._lock = threading.Lock()
         self._started = False  # there are the `Parts`
@@ -157,11 +163,17 @@ class Shell:
         try:
             if launched is None:
                 launched = launch(
-                    self._max_workers, self._method, self._initializer, self._initargs
+                    self._max_workers,
+                    self._method,
+                    self._initializer,
+                    self._initargs,
+                    self._store_bytes,
                 )
+            self.machine.spilling.set_limit(launched.store_bytes)
             self._parts = parts = make_parts(self, self._feed, self._log_later, launched)
             self._encoder, self._store = parts.encoder, parts.store
             self._pool, self._reader = parts.pool, parts.reader
+            self._spiller = Spiller(parts.store, self._on_spilled)
             self._started = True
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -207,7 +219,11 @@ class Shell:
             self._judgements.append(command)
             self._reader.poke()
         elif isinstance(command, Unlink):
-            unlink_segment(command.segment)
+            self._pool.unlink(command.segment)
+        elif isinstance(command, Spill):
+            self._spiller.order(command)
+        elif isinstance(command, Moved):
+            self._store.choose(command.serial, command.taken)
         elif isinstance(command, SweepDead):
             self._pool.sweep(command.worker, command.keep)
         elif isinstance(command, Log):
@@ -216,6 +232,12 @@ class Shell:
             self._drained = True
             self._remark_at = time.monotonic() + _PATIENCE_S
             self._reader.poke()
+
+    def _on_spilled(self, report: Spilled) -> None:
+        """In the spiller's thread: a value has been copied to disk, or could not be."""
+        with self._lock:
+            self._feed(report)
+            self._pool.flush()
 
     def _wake(self) -> None:
         self._reader.poke()
@@ -397,6 +419,7 @@ class Shell:
 
     def _finish(self) -> None:
         """Every task is done and every worker gone: let go of all the rest."""
+        self._spiller.close()
         with self._lock:
             self._detach_futures()
             self._parts.close()

@@ -24,12 +24,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..core import messages as m
-from ..core.commands import Complete, Free, Send
+from ..core.commands import Complete, Free, Moved, Send, Spill
 from ..core.ids import DRIVER, Address, execution_id
 from ..core.machine import Machine
-from ..core.reports import HandleAdded, HandlesDropped, Received, TaskEnded, Unmapped
+from ..core.reports import HandleAdded, HandlesDropped, Received, Spilled, TaskEnded, Unmapped
 from ..core.values import INLINE_LIMIT, extent_key, extent_of
 from ..settled import SettledCondition
+from ..store.ledger import Ledger
 from ..store.local import Store
 from ..transport.link import Link
 from ..wire.frames import encode_frame
@@ -38,6 +39,7 @@ from ..wire.pickling import loads
 from .bindings import Bindings
 from .crash_record import CrashRecord, catch_crashes
 from .setup import WorkerSetup
+from .spiller import Spiller
 from .usercode import call_task, end_multiprocessing, initialize
 from .wakeups import Wakeups
 
@@ -120,7 +122,15 @@ class Worker:
             cache_limit_bytes=setup.cache_limit_bytes,
             on_segment=self._record.count_segments,
             on_unmapped=self._poke_reader,
+            ledger=Ledger(setup.ledger_fd, self._record.slot),
         )
+
+        def on_spilled(report: Spilled) -> None:
+            with self._lock:
+                for command in self._machine.handle(report, _now()):
+                    self._perform(command)
+
+        self._spiller = Spiller(self._store, on_spilled)
         self._pinned: dict[tuple[int, int], None] = {}  # extents the driver knows we map
         # Handles that were collected; appended to from `__del__`, in any thread at any time.
         self._dropped: deque[Any] = deque()
@@ -308,6 +318,10 @@ class Worker:
                 self._flush()
         elif kind is Free:
             self._store.free(command.serial)
+        elif kind is Spill:
+            self._spiller.order(command)
+        elif kind is Moved:
+            self._store.choose(command.serial, command.taken)
         elif kind is Complete:
             future = self._futures.get(command.object)
             if future is not None:

@@ -113,6 +113,7 @@ class Store:
         self._made_mappings: Mappings | None = None
         self._ledger = ledger
         self._pid = os.getpid()
+        self._spills = True
         self._closed = False
         self._serials = itertools.count()  # its next() is atomic
         self._places: dict[int, Place] = {}  # {serial: where the value lies}, until it is freed
@@ -236,7 +237,7 @@ class Store:
 
         Cost: that of writing to the disk. No lock is held.
         """
-        place = self._places.get(extent_serial)
+        place = self._places.get(extent_serial) if self._spills else None
         if os.getpid() != self._pid or place is None or place.segment.in_file:
             return None
         try:
@@ -256,6 +257,10 @@ class Store:
             self._give_up_copy(extent_serial)
             return None
         return copy.segment.name
+
+    def stop_spilling(self) -> None:
+        """From here on `spill` does nothing: the store is about to be closed."""
+        self._spills = False
 
     def choose(self, extent_serial: int, copy: bool) -> None:
         """Which of a value and its copy is to stay; the other is given up."""

@@ -92,6 +92,18 @@ def unlink_segment(name: str) -> bool:
     return True
 
 
+def size_of_segment(name: str) -> int:
+    """How much memory a segment of any process has; 0 if it is gone."""
+    try:
+        fd = open_segment(name, os.O_RDONLY)
+    except OSError:
+        return 0
+    try:
+        return os.fstat(fd).st_blocks * 512  # the unit of st_blocks, whatever the file system's is
+    finally:
+        os.close(fd)
+
+
 class Segment:
     """One segment that this process created, and may write to.
 

@@ -49,9 +49,10 @@ def entries(pool: OwnershipExecutor) -> int:
 
 
 def store_bytes(pool: OwnershipExecutor) -> int:
-    """Shared memory that holds values."""
+    """Shared memory that holds values, and files that do."""
     gc.collect()
-    return pool.statistics().store_bytes
+    figures = pool.statistics()
+    return figures.store_bytes + figures.spilled_bytes
 
 
 def at_rest(pool: OwnershipExecutor, objects: int) -> None:
