@@ -66,12 +66,14 @@ def resolve_options(base: TaskOptions, changes: Mapping[str, Any]) -> TaskOption
 
 
 def check_amount(name: str, value: Any) -> None:
-    """An argument that says how many, or how much, of something there may be.
+    """Check an argument that says how much of something there may be; None for any amount.
 
     Raises:
         TypeError: it is no number.
         ValueError: it is less than 1.
     """
+    if value is None:
+        return
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int or None, not {value!r}")
     if value < 1:

@@ -52,6 +52,10 @@ class OwnershipExecutor(ProcessPoolExecutor):
             nobody looks at move to files in the temporary directory; what finds no room goes there
             at once. By default nine tenths of `/dev/shm`, and at most half of the memory that the
             machine has or the control group allows.
+        max_pending_tasks: while so many tasks have no outcome, `submit` waits. By default it never
+            does. A callback's `submit` does not wait either, nor does any if no task could go on
+            by itself.
+        max_pending_bytes: the same, while the arguments of such tasks have so many bytes.
 
     Raises:
         ValueError: a number is out of range, or "fork" with `max_tasks_per_child`.
@@ -75,6 +79,8 @@ class OwnershipExecutor(ProcessPoolExecutor):
         max_retries: int = 3,
         retry_exceptions: Iterable[type[BaseException]] = (),
         store_bytes: int | None = None,
+        max_pending_tasks: int | None = None,
+        max_pending_bytes: int | None = None,
     ) -> None:
         # The parent's __init__ does not run: it would make the queues and threads of another
         # design. Everything public is overridden.
@@ -105,8 +111,9 @@ class OwnershipExecutor(ProcessPoolExecutor):
                     "max_tasks_per_child is incompatible with the 'fork' multiprocessing start "
                     "method; supply a different mp_context"
                 )
-        if store_bytes is not None:
-            check_amount("store_bytes", store_bytes)
+        check_amount("store_bytes", store_bytes)
+        check_amount("max_pending_tasks", max_pending_tasks)
+        check_amount("max_pending_bytes", max_pending_bytes)
         self._max_workers = max_workers
         self._max_tasks_per_child = max_tasks_per_child
         self._mp_context = mp_context
@@ -120,6 +127,8 @@ class OwnershipExecutor(ProcessPoolExecutor):
             tuple(initargs),
             max_tasks_per_child,
             store_bytes,
+            max_pending_tasks,
+            max_pending_bytes,
         )
         self._pid = os.getpid()
         self._making = threading.Lock()  # held while the driver is made
@@ -405,7 +414,7 @@ def _start_driver(max_workers: int, method: str, *arguments: Any) -> Driver:
     driver = _new_driver(max_workers, method, *arguments) if method == "fork" else None
     from .runtime.launch import launch
 
-    initializer, initargs, _, store_bytes = arguments
+    initializer, initargs, _, store_bytes, *_ = arguments
     launched = launch(max_workers, method, initializer, initargs, store_bytes)
     try:
         driver = driver or _new_driver(max_workers, method, *arguments)

@@ -81,6 +81,10 @@ class Driver(Shell):
         Args:
             continued: it goes on with a batched map that was begun before any `shutdown`.
         """
+        if self._gate is not None and not continued:
+            self._ready()
+            if not self._reader.is_current():  # a callback: nothing would end while it waits
+                self._gate.wait(self.end_burst)
         while True:
             try:
                 return self._submit(fn, args, kwargs, options, continued)
@@ -133,6 +137,8 @@ class Driver(Shell):
                 self._last_id = task = self._last_id + 1
                 future: Future[Any] = Future(self, task, name)
                 self._pending[task] = future
+                if self._gate is not None:
+                    self._gate.add(task, encoded.size)
                 if judged:
                     self._retry_types[task] = options.retry_exceptions
                 self._feed(

@@ -60,6 +60,7 @@ from ..core.values import (
 from ..futures import Future
 from ..settled import SettledCondition
 from ..wire.failures import exception_of
+from .backpressure import Gate
 from .change import Change
 from .launch import Launched, launch
 from .parts import make_parts
@@ -87,6 +88,7 @@ class Shell:
         initializer, initargs: run in every worker before its first task.
         max_tasks_per_child: after so many tasks a worker is replaced.
         store_bytes: how much shared memory all values may take; None to choose.
+        max_pending_tasks, max_pending_bytes: beyond them `submit` waits; None for any amount.
     """
 
     def __init__(
@@ -97,6 +99,8 @@ class Shell:
         initargs: tuple[Any, ...],
         max_tasks_per_child: int | None,
         store_bytes: int | None,
+        max_pending_tasks: int | None,
+        max_pending_bytes: int | None,
     ) -> None:
         self.pid = os.getpid()
         self.machine = Machine(DRIVER, max_workers, max_tasks_per_child)
@@ -109,6 +113,9 @@ class Shell:
         self._store_bytes = store_bytes
         # Guards the machine, the pool and all tables below.
         self._lock = threading.Lock()
+        self._gate: Gate | None = None
+        if max_pending_tasks is not None or max_pending_bytes is not None:
+            self._gate = Gate(self._lock, self.machine, max_pending_tasks, max_pending_bytes)
         self._started = False  # there are the `Parts`
         self._last_id = 0
         self._since_read = 0  # submissions
@@ -196,6 +203,8 @@ class Shell:
 
     def _outcome(self, task: int, status: int, value: Any) -> None:
         self._retry_types.pop(task, None)
+        if self._gate is not None:
+            self._gate.remove(task)
         future = self._pending.pop(task, None)
         if future is not None:
             if status == READY and type(value) is tuple and extent_of(value) is not None:
@@ -281,6 +290,8 @@ class Shell:
         with self._lock:
             self._catch_up()
             self._pool.flush()
+        if self._gate is not None:
+            self._gate.look_again()
         while self._logs:
             _workers_log.log(*self._logs.popleft())
         while self._judgements:
@@ -420,6 +431,8 @@ class Shell:
     def _finish(self) -> None:
         """Every task is done and every worker gone: let go of all the rest."""
         self._spiller.close()
+        if self._gate is not None:
+            self._gate.look_again()
         with self._lock:
             self._detach_futures()
             self._parts.close()
