@@ -1,8 +1,8 @@
 """Where `submit` waits while too much is pending.
 
 The waiting thread is woken by the reader, after each of its rounds, and looks again: a task may
-have ended, the executor too, or nothing that is pending may be able to go on. In that case it is let
-through: what the tasks wait for may be what the waiting thread is about to do.
+have ended, the executor too, or nothing that is pending may be able to go on. In that case it is
+let through: what the tasks wait for may be what the waiting thread is about to do.
 """
 
 from __future__ import annotations
