@@ -14,6 +14,7 @@ from ..wire.functions import Encoder
 from .launch import Launched
 from .pool import WorkerPool
 from .reader import Owner, Reader
+from .setup import ROOM_WAIT_S
 
 
 class Parts:
@@ -86,6 +87,8 @@ def make_parts(
             cache_limit_bytes=setup.cache_limit_bytes,
             on_unmapped=reader.poke,
             ledger=ledger,
+            room_wait_s=ROOM_WAIT_S,
+            may_wait=lambda: not reader.is_current(),
         )
         reader.start()
         undo.pop_all()

@@ -76,6 +76,11 @@ class WorkerSetup(Record):
         self.method = method
 
 
+# How long a value waits for room, in seconds, where neither shared memory nor the disk has any:
+# long enough for what is on its way to be freed, short enough to be told while somebody watches.
+ROOM_WAIT_S = 10.0
+
+
 def new_session() -> str:
     """Five random bytes as ten digits; short, for macOS's 31-character names."""
     return os.urandom(5).hex()

@@ -38,7 +38,7 @@ from ..wire.functions import Decoder
 from ..wire.pickling import loads
 from .bindings import Bindings
 from .crash_record import CrashRecord, catch_crashes
-from .setup import WorkerSetup
+from .setup import ROOM_WAIT_S, WorkerSetup
 from .spiller import Spiller
 from .usercode import call_task, end_multiprocessing, initialize
 from .wakeups import Wakeups
@@ -123,6 +123,7 @@ class Worker:
             on_segment=self._record.count_segments,
             on_unmapped=self._poke_reader,
             ledger=Ledger(setup.ledger_fd, self._record.slot),
+            room_wait_s=ROOM_WAIT_S,
         )
 
         def on_spilled(report: Spilled) -> None:

@@ -21,7 +21,8 @@ import threading
 SLOTS = 4000
 
 _LIMIT, _SLOTS_USED, _FIRST = 0, 1, 2
-_SIZE = 32 << 10
+_PIDS = _FIRST + SLOTS  # of the processes that have the slots
+_SIZE = 64 << 10
 
 
 def create_ledger(limit_bytes: int) -> int:
@@ -55,6 +56,7 @@ class Ledger:
         self._lock = threading.Lock()
         if slot < SLOTS:
             self._words[_SLOTS_USED] = max(self._words[_SLOTS_USED], slot + 1)
+            self._words[_PIDS + slot] = os.getpid()
 
     @property
     def limit_bytes(self) -> int:
@@ -70,6 +72,14 @@ class Ledger:
     def is_tight(self) -> bool:
         """Whether so much is taken that nothing should be kept free."""
         return self.taken_bytes > self.limit_bytes * 4 // 5
+
+    def holders(self) -> list[tuple[int, int]]:
+        """(pid, bytes) of the processes that have taken something, the largest first."""
+        used = self._words[_SLOTS_USED]
+        taken = zip(
+            self._words[_PIDS : _PIDS + used], self._words[_FIRST : _FIRST + used], strict=True
+        )
+        return sorted([item for item in taken if item[1]], key=lambda item: -item[1])
 
     def take(self, size: int) -> bool:
         """Asks for memory. False: it would be more than the limit."""

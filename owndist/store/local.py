@@ -8,8 +8,11 @@ processes allocate from the same segment, so they need no lock between them.
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from owndist.store.segments import (
@@ -27,6 +30,7 @@ from owndist.store.segments import (
 TYPE_CHECKING = False  # the name is known to type checkers; importing typing costs 3 ms
 if TYPE_CHECKING:
     from pickle import PickleBuffer
+    from typing import Any
 
     from owndist.store.allocator import Allocator, Place
     from owndist.store.ledger import Ledger
@@ -46,6 +50,10 @@ Stored = tuple[Extent, "bytes | Span", tuple[Span, ...]]
 #: Up to here, in bytes, the head travels in the descriptor. A value that is one array then fills
 #: its pages with nothing but its own bytes.
 INLINE_HEAD_BYTES = 8 << 10
+
+#: Whoever waits for room looks again after so many seconds: others may have removed something of
+#: theirs, from which no event comes.
+_LOOK_AGAIN_S = 0.2
 
 #: Buffers start at multiples of this many bytes, as wide vector instructions like it.
 ALIGNMENT = 64
@@ -72,6 +80,8 @@ class Store:
             byte to a non-blocking descriptor.
         ledger: counts the shared memory of all processes against the session's limit; None for
             no limit.
+        room_wait_s: how long `write` waits, where there is no room at all, before it gives up.
+        may_wait: whether the calling thread may; one that would free memory itself may not.
 
     Raises:
         ValueError: the names of segments would be too long for macOS, or ambiguous.
@@ -92,6 +102,8 @@ class Store:
         on_segment: Callable[[int], None] | None = None,
         on_unmapped: Callable[[], None] | None = None,
         ledger: Ledger | None = None,
+        room_wait_s: float = 0.0,
+        may_wait: Callable[[], bool] = lambda: True,
     ) -> None:
         if not session.isalnum() or len(segment_name(session, number, 9999)) > MAX_NAME:
             raise ValueError(f"session {session!r} does not fit into the name of a segment")
@@ -112,6 +124,10 @@ class Store:
         self._made_allocator: Allocator | None = None
         self._made_mappings: Mappings | None = None
         self._ledger = ledger
+        self._room_wait_s, self._may_wait = room_wait_s, may_wait
+        # Each is released to wake its thread. Not a condition, which a Ctrl-C can leave locked.
+        self._waiting: deque[Any] = deque()
+        self._warned = False
         self._pid = os.getpid()
         self._spills = True
         self._closed = False
@@ -225,6 +241,11 @@ class Store:
         if place is not None:
             self._allocator.release(place)
         self._give_up_copy(extent_serial)
+        while self._waiting:
+            try:
+                self._waiting.popleft().release()
+            except IndexError:
+                break  # another thread was faster
 
     def spill(self, extent_serial: int) -> str | None:
         """Copies a value that this process wrote to a file.
@@ -375,8 +396,26 @@ class Store:
             self._ledger.close()
 
     def _fill(self, size: int, parts: list[tuple[int, memoryview]]) -> Place:
-        """Finds a place and copies the parts to it."""
-        failure: OSError | None = None
+        """Finds a place and copies the parts to it; waits if there is none."""
+        found = self._try_to_fill(size, parts)
+        until: float | None = None
+        while isinstance(found, OSError):
+            now = time.monotonic()
+            if until is None:
+                until = now + (self._room_wait_s if self._may_wait() else 0.0)
+                if now < until:
+                    self._warn_of_waiting(size)
+            if now >= until:
+                raise self._full(size, found) from found
+            alarm = threading.Lock()
+            alarm.acquire()
+            self._waiting.append(alarm)
+            alarm.acquire(timeout=min(until - now, _LOOK_AGAIN_S))
+            found = self._try_to_fill(size, parts)
+        return found
+
+    def _try_to_fill(self, size: int, parts: list[tuple[int, memoryview]]) -> Place | OSError:
+        failure: OSError = OSError()
         for find in (self._allocator.find_in_memory, self._allocator.find_in_file):
             try:
                 place = find(size)
@@ -395,16 +434,42 @@ class Store:
             except BaseException:
                 self._allocator.discard(place)
                 raise
+        return failure
+
+    def _warn_of_waiting(self, size: int) -> None:
+        if not self._warned:
+            self._warned = True
+            logging.getLogger("owndist.store").warning(
+                "neither shared memory nor the disk has room for a value of %s bytes: waiting up "
+                "to %s s until others are freed (%s)",
+                f"{size:,}",
+                self._room_wait_s,
+                self._describe_holders(),
+            )
+
+    def _full(self, size: int, failure: OSError) -> Exception:
         from owndist.errors import StoreFull  # a dear import, needed only when it is raised
         from owndist.store.allocator import describe_room
 
         spill_directory = self._allocator.spill_directory
         memory = describe_room(SHM_DIRECTORY) + self._allocator.describe_limit()
-        raise StoreFull(
+        return StoreFull(
             f"no room for a value of {size:,} bytes, neither in shared memory "
             f"({memory}) nor on disk ({describe_room(spill_directory)}; "
-            f"spill directory {spill_directory}): {failure}"
-        ) from failure
+            f"spill directory {spill_directory}): {failure}; {self._describe_holders()}"
+        )
+
+    def _describe_holders(self) -> str:
+        sizes = sorted([place.size for place in list(self._places.values())], reverse=True)
+        text = f"this process, pid {self._pid}, has written {len(sizes)} values that are kept"
+        if sizes:
+            text += ", the largest of " + ", ".join(f"{size:,}" for size in sizes[:3]) + " bytes"
+        holders = self._ledger.holders() if self._ledger is not None else []
+        if holders:
+            text += "; most memory is held by " + ", ".join(
+                f"pid {pid} ({size:,} bytes)" for pid, size in holders[:5]
+            )
+        return text
 
 
 def _copy(place: Place, copy: Place) -> None:

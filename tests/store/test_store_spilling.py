@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from owndist.errors import StoreFull
 from owndist.store.ledger import SLOTS, Ledger, create_ledger
 from owndist.store.local import Store
 
@@ -178,3 +181,54 @@ def test_a_disk_that_takes_nothing_is_told_and_leaves_nothing(
     assert store.spill(stored[0][1]) is None
     assert content(store, stored) == b"a" * 300_000
     assert os.listdir(spill) == []
+
+
+@pytest.fixture
+def no_disk(spill: Path) -> None:
+    """A spill directory that others may write to: it is not used."""
+    spill.mkdir()
+    spill.chmod(0o777)
+
+
+def test_a_write_waits_until_another_value_is_freed(
+    make_store: MakeStore, ledger_fd: int, no_disk: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Law 47: neither memory nor disk has room; one line tells of it."""
+    store = make_store(ledger=Ledger(ledger_fd, 0), room_wait_s=60)
+    first = store.write(b"h", [b"a" * (10 * MB)])
+
+    def free_it() -> None:
+        while not store._waiting:
+            assert waiter.is_alive()
+        store.free(first[0][1])
+
+    results: list[Any] = []
+    waiter = threading.Thread(target=lambda: results.append(store.write(b"h", [b"b" * 10 * MB])))
+    with caplog.at_level(logging.WARNING, "owndist.store"):
+        waiter.start()
+        free_it()
+        waiter.join()
+    assert content(store, results[0]) == b"b" * 10 * MB
+    (line,) = [r.getMessage() for r in caplog.records if "waiting up to" in r.getMessage()]
+    assert f"pid {os.getpid()} (10,485,760 bytes)" in line
+
+
+def test_a_write_that_waited_in_vain_names_the_holders(
+    make_store: MakeStore, ledger_fd: int, no_disk: None
+) -> None:
+    """Law 47."""
+    store = make_store(ledger=Ledger(ledger_fd, 0), room_wait_s=0.3)
+    store.write(b"h", [b"a" * (10 * MB)])
+    with pytest.raises(StoreFull) as told:
+        store.write(b"h", [b"b" * (10 * MB)])
+    assert "limit of 16,777,216 bytes" in str(told.value)
+    assert "1 values that are kept, the largest of 10,485,760 bytes" in str(told.value)
+    assert f"pid {os.getpid()} (10,485,760 bytes)" in str(told.value)
+
+
+def test_a_thread_that_makes_room_itself_does_not_wait(
+    make_store: MakeStore, ledger_fd: int, no_disk: None
+) -> None:
+    store = make_store(ledger=Ledger(ledger_fd, 0), room_wait_s=3600, may_wait=lambda: False)
+    with pytest.raises(StoreFull):
+        store.write(b"h", [b"b" * (20 * MB)])
