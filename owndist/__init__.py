@@ -19,12 +19,18 @@ if TYPE_CHECKING:
     from .executor import OwnershipExecutor
     from .futures import Future
     from .statistics import Statistics
+    from .streams import FutureStream
 
 __version__ = "0.1.0"
 
-__all__ = ["Future", "OwnershipExecutor", "Statistics", "__version__"]
+__all__ = ["Future", "FutureStream", "OwnershipExecutor", "Statistics", "__version__"]
 
-_HOMES = {"OwnershipExecutor": "executor", "Statistics": "statistics", "Future": "futures"}
+_HOMES = {
+    "OwnershipExecutor": "executor",
+    "Statistics": "statistics",
+    "Future": "futures",
+    "FutureStream": "streams",
+}
 
 
 def __getattr__(name: str) -> Any:

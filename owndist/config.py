@@ -14,17 +14,23 @@ class TaskOptions:
     A class with slots: a named tuple takes 0.7 ms to define, every time the program starts.
     """
 
-    __slots__ = ("max_retries", "retry_exceptions", "name")
+    __slots__ = ("max_retries", "retry_exceptions", "name", "num_returns", "stream_buffer")
 
     def __init__(
         self,
         max_retries: int = 3,
         retry_exceptions: tuple[type[BaseException], ...] = (),
         name: str | None = None,
+        num_returns: int | str = 1,
+        stream_buffer: int = 16,
     ) -> None:
         self.max_retries = max_retries
         self.retry_exceptions = retry_exceptions
         self.name = name
+        self.num_returns = num_returns
+        # Large enough to hide the way of a message, 0.1 ms, from a task that makes a value in
+        # 10 µs; and 16 values of a few MB are no burden.
+        self.stream_buffer = stream_buffer
 
     def changed(self, **changes: Any) -> TaskOptions:
         """The same options but for these."""
@@ -62,6 +68,9 @@ def resolve_options(base: TaskOptions, changes: Mapping[str, Any]) -> TaskOption
         name = checked["name"]
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name is what messages call the task, a str, not {name!r}")
+    if checked.get("num_returns") != "stream":
+        _check_count("num_returns", checked, "a number of values, or 'stream'")
+    _check_count("stream_buffer", checked, "a number of values")
     return base.changed(**checked)
 
 
@@ -78,6 +87,16 @@ def check_amount(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be an int or None, not {value!r}")
     if value < 1:
         raise ValueError(f"{name} must be 1 or more, not {value}")
+
+
+def _check_count(key: str, options: Mapping[str, Any], meaning: str) -> None:
+    count = options.get(key, 1)
+    if isinstance(count, str) and key == "num_returns":
+        raise ValueError(f"num_returns must be {meaning}, not {count!r}")
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise TypeError(f"{key} must be {meaning}, not {count!r}")
+    if count < 1:
+        raise ValueError(f"{key} must be at least 1, not {count}")
 
 
 def _exception_types(value: Any) -> tuple[type[BaseException], ...]:

@@ -191,7 +191,8 @@ class OwnershipExecutor(ProcessPoolExecutor):
 
         Cost: about 10 µs. Arguments of more than 100 KiB in all are copied to shared memory.
         """
-        return self._begin().submit(fn, args, kwargs, self._options)
+        future: Future[T] = self._begin().submit(fn, args, kwargs, self._options)
+        return future
 
     def map(
         self,
@@ -224,6 +225,13 @@ class OwnershipExecutor(ProcessPoolExecutor):
             max_retries: how often a task runs again after its worker died under it; 0 for never.
             retry_exceptions: exception types that a task runs again for, from the same budget.
             name: what errors and logs call the task.
+            num_returns: how many values the task has. With n, `submit` returns a list of n
+                futures, and the function has to return a tuple or list of n values: each is
+                stored, passed on and freed by itself. With "stream", the function is a generator
+                function, or returns an iterable, and `submit` returns a `FutureStream`, which
+                gives a future for each value as soon as it is yielded. Not for `map`.
+            stream_buffer: how many values of a stream may be there that nobody has taken; beyond,
+                the generator is paused.
 
         Raises:
             TypeError: there is no such option, or a value has the wrong type.
@@ -334,9 +342,16 @@ class OptionsView:
         self._executor = executor
         self._options = options
 
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """As `OwnershipExecutor.submit`, with this view's options."""
-        return self._executor._begin().submit(fn, args, kwargs, self._options)
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """As `OwnershipExecutor.submit`, with this view's options.
+
+        Returns:
+            A future; with `num_returns=n` a list of n futures; with "stream" a `FutureStream`.
+        """
+        submitted = self._executor._begin().submit(fn, args, kwargs, self._options)
+        if self._options.num_returns == "stream":
+            submitted._executor = self._executor
+        return submitted
 
     def map(
         self,
@@ -376,6 +391,8 @@ def _map(
     chunksize: int | None,
     buffersize: int | None,
 ) -> Iterator[Any]:
+    if options.num_returns != 1:
+        raise ValueError("map gives one result for each item; num_returns is for submit")
     if chunksize is not None and chunksize < 1:
         raise ValueError("chunksize must be >= 1.")
     if buffersize is not None:

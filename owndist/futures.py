@@ -264,6 +264,10 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
     def _is_settled(self) -> bool:
         return self._state not in (PENDING, RUNNING)
 
+    def _is_ready(self) -> bool:
+        """Whether the task has ended well; asked of one that nobody has read yet."""
+        return self._outcome is not None and self._outcome[0] == values.READY
+
     def _resolve(self, want_value: bool) -> None:
         """Turn the outcome into `_result` or `_exception`.
 

@@ -25,7 +25,7 @@ MODULE_LINES, CLASS_LINES, CLASS_METHODS, FUNCTION_LINES = 600, 440, 30, 80
 RINGS: tuple[frozenset[str], ...] = (
     frozenset({"", "executor", "mapping", "statistics"}),
     frozenset({"runtime"}),
-    frozenset({"futures", "settled"}),
+    frozenset({"futures", "settled", "streams"}),
     frozenset({"transport", "wire", "store"}),
     frozenset({"core"}),
     frozenset({"errors", "config"}),

@@ -35,6 +35,11 @@ PROMISES = {
         r"(?m)^  WorkerDied: .+",
         r"The pool still works: 12 squared is 144",
     ],
+    "streaming.py": [
+        r": \d{1,3}(,\d{3}){2} bytes in \d+ chunks, ",
+        r"bytes of them that this process saw: 0\n",
+        r"One after the other, they give the same\.",
+    ],
     "shared_futures.py": [
         r"passed as its value: mean (0\.\d+)\n.* wanted=True, answer \1\n",
         r"wanted=False, answer None",

@@ -38,6 +38,24 @@ class Complete(Record):
         self.value = value
 
 
+class Delivered(Record):
+    """A stream's task has yielded a value, with this outcome; a handle to it is taken."""
+
+    __slots__ = ("task", "object", "status", "value")
+
+    def __init__(
+        self,
+        task: TaskId,
+        object: ObjectId,
+        status: int,
+        value: Value | Failure | None,
+    ) -> None:
+        self.task = task
+        self.object = object
+        self.status = status
+        self.value = value
+
+
 class CancelAnswered(Record):
     """Answers `CancelAsked`. True: the task will not run, and its future is cancelled."""
 
@@ -171,6 +189,7 @@ class Log(Record):
 Command = (
     Send
     | Complete
+    | Delivered
     | CancelAnswered
     | JudgeError
     | Free
@@ -187,6 +206,7 @@ __all__ = [
     "CancelAnswered",
     "Command",
     "Complete",
+    "Delivered",
     "Drained",
     "ExtentKey",
     "Free",

@@ -6,7 +6,8 @@ whatever a dead one still says cannot be mistaken for its successor's.
 
 A *task id* is an integer that its owner counts up. The task's return values are objects with the
 ids `task, task + 1, ...`: a function of the task id, so that a second execution refills the same
-objects (Ray gives return ids the same way).
+objects (Ray gives return ids the same way). A stream has nobody knows how many values, so these
+have ids out of the tasks' way (`streamed_id`), and `task` stands for its end.
 
 An *attempt* counts how often a task has been sent to a worker. `execution_id` makes one number of
 task and attempt, which a worker can note with a single store to memory.
@@ -33,6 +34,11 @@ class Address(NamedTuple):
     host: int
     owner: ProcessNumber
     id: ObjectId
+
+
+def streamed_id(task: TaskId, index: int) -> ObjectId:
+    """The value that a stream's task yields after `index` others. Task ids stay below 2**48."""
+    return task << 48 | index
 
 
 def execution_id(task: TaskId, attempt: int) -> int:

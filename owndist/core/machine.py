@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from . import returns
 from .borrowing import Borrowing
 from .commands import Command, Complete, Drained, Free, Log, Send, SweepDead, Unlink
 from .execution import Execution
@@ -32,6 +33,7 @@ from .messages import (
     ALIVE,
     BLOCKED,
     BORROW,
+    CREDIT,
     DONE,
     ENTRY,
     FREE,
@@ -48,6 +50,7 @@ from .messages import (
     TASK,
     UNBLOCKED,
     UNMAPPED,
+    YIELD,
     Message,
 )
 from .references import ReferenceTable
@@ -55,6 +58,7 @@ from .reports import (
     Aborted,
     CancelAsked,
     CancelWithdrawn,
+    Consumed,
     ErrorJudged,
     Fulfilled,
     HandleAdded,
@@ -65,11 +69,14 @@ from .reports import (
     ShutdownAsked,
     Spilled,
     Stored,
+    StreamClosed,
+    StreamsCut,
     Submitted,
     TaskEnded,
     TimerDue,
     Unmapped,
     WorkerEnded,
+    Yielded,
 )
 from .spilling import Spilling
 from .submission import Submission
@@ -141,6 +148,10 @@ class Machine:
             TimerDue: self._on_timer_due,
             TaskEnded: self._on_task_ended,
             Spilled: self.spilling.on_own_spilled,
+            Yielded: self._on_yielded,
+            Consumed: self._on_consumed,
+            StreamClosed: self._on_stream_closed,
+            StreamsCut: self._on_streams_cut,
         }
         self._on_message: dict[int, Callable[[ProcessNumber, Message, int], None]] = {
             DONE: self._on_done,
@@ -162,6 +173,8 @@ class Machine:
             SPILL: self.spilling.on_spill,
             SPILLED: self.spilling.on_spilled,
             MOVED: self.spilling.on_moved,
+            YIELD: self._on_yield,
+            CREDIT: self._on_credit,
         }
 
     # -- the door
@@ -294,14 +307,29 @@ class Machine:
         self.submission.sent_ahead = self._deadline is not None
 
     def _on_task_ended(self, report: TaskEnded, now: int) -> None:
+        self.commands.append(self.execution.end(report, self._extras(report)))
+        self._release()
+
+    def _on_yielded(self, report: Yielded, now: int) -> None:
+        self.commands.append(self.execution.tell(report, self._extras(report)))
+
+    def _extras(self, report: TaskEnded | Yielded) -> Any:
+        """What the owner of the running task hears with a value."""
         assert self.execution.running is not None
         owner = self.execution.running[0]
         borrowed = self.borrowing.register(owner) if self.borrowing.objects else ()
-        extras = None
         if borrowed or report.mapped or report.nested or report.entries:
-            extras = (borrowed, report.mapped, report.nested, report.entries)
-        self.commands.append(self.execution.end(report, extras))
-        self._release()
+            return (borrowed, report.mapped, report.nested, report.entries)
+        return None
+
+    def _on_consumed(self, report: Consumed, now: int) -> None:
+        returns.on_consumed(self.submission, report.task, report.taken)
+
+    def _on_stream_closed(self, report: StreamClosed, now: int) -> None:
+        returns.close(self.submission, report.task)
+
+    def _on_streams_cut(self, report: StreamsCut, now: int) -> None:
+        returns.cut(self.submission)
 
     def _on_worker_ended(self, report: WorkerEnded, now: int) -> None:
         worker = self.leasing.remove(report.worker)
@@ -425,6 +453,12 @@ class Machine:
             self.leasing.unblock(worker)
             if not worker.queue:  # its task has been given up meanwhile
                 self.submission.settle_down(worker)
+
+    def _on_yield(self, peer: ProcessNumber, message: Message, now: int) -> None:
+        returns.on_yield(self.submission, self.leasing.workers.get(peer), message)
+
+    def _on_credit(self, peer: ProcessNumber, message: Message, now: int) -> None:
+        self.execution.on_credit(peer, message)
 
     def _on_stop(self, peer: ProcessNumber, message: Message, now: int) -> None:
         self.execution.stopping = True

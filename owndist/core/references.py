@@ -160,6 +160,19 @@ class ReferenceTable:
                 entry.borrowers = {}
             entry.borrowers[process, token] = None
 
+    def take_extras(
+        self, process: ProcessNumber, extras: Any
+    ) -> tuple[tuple[ObjectId, ...], tuple[int, ...]]:
+        """What a worker tells with a value: what it keeps. Returns (nested, entries)."""
+        if extras is None:
+            return (), ()
+        borrowed, pinned, nested, entries = extras
+        for object_id, token in borrowed:
+            self.add_borrower(object_id, process, token)
+        for key in pinned:
+            self.pin(process, key)
+        return nested, entries
+
     def drop_borrower(self, object_id: ObjectId, process: ProcessNumber, token: int) -> None:
         """The borrower has let go. Twice is as once, and an unknown token changes nothing."""
         entry = self.entries.get(object_id)

@@ -21,6 +21,8 @@ class Submitted(Record):
         "name",
         "max_retries",
         "judged",
+        "returns",
+        "buffer",
     )
 
     def __init__(
@@ -34,6 +36,8 @@ class Submitted(Record):
         name: str,
         max_retries: int,
         judged: bool,  # errors are to be judged (retry_exceptions) before they count
+        returns: int = 1,  # how many values; or `returns.STREAM`
+        buffer: int = 0,  # of a stream: so many values may be there that nobody has taken
     ) -> None:
         self.task = task
         self.function = function
@@ -44,6 +48,8 @@ class Submitted(Record):
         self.name = name
         self.max_retries = max_retries
         self.judged = judged
+        self.returns = returns
+        self.buffer = buffer
 
 
 class Stored(Record):
@@ -142,6 +148,64 @@ class TaskEnded(Record):
         self.nested = nested
         self.mapped = mapped
         self.entries = entries
+
+
+class Yielded(Record):
+    """The executing thread has one of several values; `nested` and the rest as in `TaskEnded`."""
+
+    __slots__ = ("task", "attempt", "index", "status", "value", "nested", "mapped", "entries")
+
+    def __init__(
+        self,
+        task: TaskId,
+        attempt: int,
+        index: int,
+        status: int,
+        value: Value | Failure | None,
+        nested: tuple[ObjectId, ...],
+        mapped: tuple[ExtentKey, ...],
+        entries: tuple[int, ...] = (),
+    ) -> None:
+        self.task = task
+        self.attempt = attempt
+        self.index = index
+        self.status = status
+        self.value = value
+        self.nested = nested
+        self.mapped = mapped
+        self.entries = entries
+
+
+class Consumed(Record):
+    """So many values of a stream have been taken so far. Fewer than were told of change nothing."""
+
+    __slots__ = ("task", "taken")
+
+    def __init__(
+        self,
+        task: TaskId,
+        taken: int,
+    ) -> None:
+        self.task = task
+        self.taken = taken
+
+
+class StreamClosed(Record):
+    """Nobody takes any more values of this stream."""
+
+    __slots__ = ("task",)
+
+    def __init__(
+        self,
+        task: TaskId,
+    ) -> None:
+        self.task = task
+
+
+class StreamsCut(Record):
+    """Somebody waits for the end of all tasks: streams get no further than their buffers reach."""
+
+    __slots__ = ()
 
 
 class Mapped(Record):

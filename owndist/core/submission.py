@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
+from . import returns as several
 from .commands import CancelAnswered, Command, Complete, JudgeError, Log, Send, Spawn
 from .ids import ObjectId, ProcessNumber, TaskId, execution_id
 from .leasing import AHEAD_NS, OVERDUE_NS, UP, Leasing, Worker
@@ -38,6 +39,8 @@ class Submission:
         self.references = references
         self.leasing = leasing
         self.tasks: dict[TaskId, Task] = {}
+        # Tasks with several values, by the objects that do not have the task's own id.
+        self.makers: dict[ObjectId, Task] = {}
         self.ready: deque[Task] = deque()
         self.estimates: dict[int, int] = {}  # {function: nanoseconds per task, lately}
         self.submitted = self.finished = self.failed = self.cancelled = self.retried = 0
@@ -55,6 +58,8 @@ class Submission:
         task = Task(report)
         self.tasks[task.id] = task
         references.create(task.id)
+        if report.returns != 1:
+            several.expect(self, task, report)
         if type(task.args) is tuple:
             references.hold(task.args)
         if task.nested:
@@ -126,6 +131,7 @@ class Submission:
                         task.args if type(task.args) is bytes else current(task.args),
                         slots,
                         task.name,
+                        None if task.returns is None else task.returns.for_worker(),
                     ),
                 )
             )
@@ -144,12 +150,16 @@ class Submission:
         for number in leasing.spawn_for(waiting, wanted):
             self._commands.append(Spawn(number))
 
+    def task_of(self, object_id: ObjectId) -> Task | None:
+        """The task that makes an object, until it has its outcome."""
+        return self.tasks.get(object_id) or self.makers.get(object_id)
+
     def want(self, object_id: ObjectId) -> None:
         """A worker waits for this object: its task, and those that it waits for, go first."""
         todo = [object_id]
         while todo:
             wanted = todo.pop()
-            task = self.tasks.get(wanted)
+            task = self.task_of(wanted)
             if task is None or task.wanted:
                 continue
             task.wanted = True
@@ -207,8 +217,9 @@ class Submission:
 
     def _requeue(self, task: Task) -> None:
         task.worker = None
-        if task.cancel_asked:
-            self._commands.append(CancelAnswered(task.id, True))
+        if task.cancel_asked or (task.returns is not None and task.returns.closed):
+            if task.cancel_asked:
+                self._commands.append(CancelAnswered(task.id, True))
             self.settle(task, CANCELLED, None)
         else:
             task.state = T_READY
@@ -225,13 +236,7 @@ class Submission:
         """A worker has run a task."""
         _, task_id, attempt, status, value, elapsed_ns, extras = message
         task = self.tasks.get(task_id)
-        if (
-            task is None
-            or worker is None
-            or task.worker is not worker
-            or task.attempt != attempt
-            or task.state != T_SENT
-        ):
+        if worker is None or task is None or not task.runs_on(worker, attempt):
             # Stale. A stored value's memory goes with its worker: it may have been freed before.
             return
         leasing = self.leasing
@@ -256,13 +261,9 @@ class Submission:
         nested: tuple[ObjectId, ...] = ()
         if extras is not None:
             # Before the arguments are let go: from here on these keep what they name.
-            borrowed, pinned, nested, entries = extras
+            nested, entries = self.references.take_extras(worker.number, extras)
             if entries:
                 self.references.entries[task_id].entries = entries
-            for object_id, token in borrowed:
-                self.references.add_borrower(object_id, worker.number, token)
-            for key in pinned:
-                self.references.pin(worker.number, key)
         if status == READY and self.references.is_lost(value, worker.number):
             self.failed += 1
             text = "it was let go before its task had passed it on"
@@ -270,6 +271,8 @@ class Submission:
         elif status == READY:
             self.finished += 1
             self.settle(task, READY, value, nested)
+        elif status == CANCELLED:
+            self.settle(task, CANCELLED, None)  # a stream that was not let go on to its end
         elif task.judged and value[0] == ERROR and task.charged < task.max_retries:
             task.state = T_JUDGING
             task.worker = None
@@ -346,6 +349,8 @@ class Submission:
             references = self.references
             entry = references.entries[task.id]
             dependents = self.settle_entry(entry, status, value, nested)
+            if task.returns is not None:
+                dependents = dependents + several.settle_rest(self, task, status, value)
             if type(task.args) is tuple:
                 references.drop(task.args)
             task.args = b""
@@ -392,7 +397,7 @@ class Submission:
 
     def cancel(self, task_id: TaskId) -> None:
         """Keep the task from running, if it has not started, or not again."""
-        task = self.tasks.get(task_id)
+        task = self.task_of(task_id)
         if task is None:
             self._commands.append(CancelAnswered(task_id, False))
         elif task.state == T_JUDGING:
@@ -401,15 +406,15 @@ class Submission:
             assert task.worker is not None
             if not task.cancel_asked:
                 task.cancel_asked = True
-                task.worker.recalls.append({task_id: task.attempt})
-                self._commands.append(Send(task.worker.number, (RECALL, (task_id,))))
+                task.worker.recalls.append({task.id: task.attempt})
+                self._commands.append(Send(task.worker.number, (RECALL, (task.id,))))
         else:
-            self._commands.append(CancelAnswered(task_id, True))
+            self._commands.append(CancelAnswered(task.id, True))
             self.settle(task, CANCELLED, None)
 
     def withdraw_cancel(self, task_id: TaskId) -> None:
         """Who asked has given up, and said so. If its worker gives it back, it goes elsewhere."""
-        task = self.tasks.get(task_id)
+        task = self.task_of(task_id)
         if task is not None and not self.cancelling_all:
             task.cancel_asked = False
 
@@ -448,23 +453,29 @@ class Submission:
 
     def check(self) -> None:
         """The invariants; raises AssertionError naming the task."""
-        entries = self.references.entries
-        arguments: dict[ObjectId, int] = {}
-        for task in self.tasks.values():
-            entry = entries.get(task.id)
-            assert entry is not None and entry.status == PENDING, f"task {task.id}: no entry"
-            pending = [s for s in task.slots if entries[s].status == PENDING]
-            assert task.waiting == len(pending), f"task {task.id} waits for {task.waiting}"
-            assert (task.state == T_WAITING) == bool(pending), f"task {task.id}: {task.state}"
-            for slot in task.slots + task.nested:
-                arguments[slot] = arguments.get(slot, 0) + 1
-            if task.state == T_SENT:
-                assert task.worker is not None and task.worker.queue.get(task.id) is task
-                assert task.worker.number in self.leasing.workers
-            assert task.charged <= task.max_retries, f"task {task.id} overspent its retries"
-        for entry in entries.values():
-            assert entry.arguments == arguments.get(entry.id, 0), (
-                f"object {entry.id} counts {entry.arguments} pending arguments"
-            )
-        ready = [task for task in self.ready if task.state == T_READY]
-        assert len(ready) == sum(t.state == T_READY for t in self.tasks.values())
+        _check(self)
+
+
+def _check(submission: Submission) -> None:
+    entries = submission.references.entries
+    arguments: dict[ObjectId, int] = {}
+    for task in submission.tasks.values():
+        entry = entries.get(task.id)
+        assert entry is not None and entry.status == PENDING, f"task {task.id}: no entry"
+        pending = [s for s in task.slots if entries[s].status == PENDING]
+        assert task.waiting == len(pending), f"task {task.id} waits for {task.waiting}"
+        assert (task.state == T_WAITING) == bool(pending), f"task {task.id}: {task.state}"
+        for slot in task.slots + task.nested:
+            arguments[slot] = arguments.get(slot, 0) + 1
+        if task.state == T_SENT:
+            assert task.worker is not None and task.worker.queue.get(task.id) is task
+            assert task.worker.number in submission.leasing.workers
+        assert task.charged <= task.max_retries, f"task {task.id} overspent its retries"
+    for entry in entries.values():
+        assert entry.arguments == arguments.get(entry.id, 0), (
+            f"object {entry.id} counts {entry.arguments} pending arguments"
+        )
+    for object_id, task in submission.makers.items():
+        assert submission.tasks.get(task.id) is task, f"object {object_id} has no task"
+    ready = [task for task in submission.ready if task.state == T_READY]
+    assert len(ready) == sum(t.state == T_READY for t in submission.tasks.values())

@@ -19,6 +19,7 @@ from .values import Failure
 
 if TYPE_CHECKING:
     from .leasing import Worker
+    from .returns import Returns
 
 T_WAITING, T_READY, T_SENT, T_JUDGING, T_OVER = range(5)
 
@@ -40,6 +41,7 @@ class Task:
         "max_retries",
         "name",
         "nested",
+        "returns",
         "slots",
         "state",
         "waiting",
@@ -66,3 +68,8 @@ class Task:
         self.cancel_asked = False
         self.wanted = False  # a worker waits for it
         self.failure: Failure | None = None  # what is being judged
+        self.returns: Returns | None = None  # of a task with more than one value
+
+    def runs_on(self, worker: Worker, attempt: int) -> bool:
+        """Whether the worker has it in this attempt: what else comes of it is stale."""
+        return self.worker is worker and self.attempt == attempt and self.state == T_SENT

@@ -75,7 +75,7 @@ class Driver(Shell):
         kwargs: dict[str, Any],
         options: TaskOptions,
         continued: bool = False,
-    ) -> Future[Any]:
+    ) -> Any:
         """Submit a task; see `OwnershipExecutor.submit`.
 
         Args:
@@ -98,7 +98,7 @@ class Driver(Shell):
         kwargs: dict[str, Any],
         options: TaskOptions,
         continued: bool,
-    ) -> Future[Any]:
+    ) -> Any:
         if not continued:
             self._ready()
         name = options.name
@@ -113,7 +113,7 @@ class Driver(Shell):
             value = self._value_of(encoded)
         except Exception as error:
             # As in the standard library, what cannot be pickled fails its own future.
-            return self._failed(error, name)
+            return self.streams.failed(error, name, options)
         if encoded.entries:
             entries = (*entries, *encoded.entries)
         if held or encoded.futures:
@@ -135,25 +135,26 @@ class Driver(Shell):
                 if slots:
                     slot_ids = tuple([self._object_for(future, foreign) for future in slots])
                 self._last_id = task = self._last_id + 1
-                future: Future[Any] = Future(self, task, name)
+                future: Any = Future(self, task, name)
                 self._pending[task] = future
                 if self._gate is not None:
                     self._gate.add(task, encoded.size)
                 if judged:
                     self._retry_types[task] = options.retry_exceptions
-                self._feed(
-                    Submitted(
-                        task,
-                        key,
-                        entries,
-                        value,
-                        slot_ids,
-                        nested,
-                        name,
-                        options.max_retries,
-                        judged,
-                    )
+                report = Submitted(
+                    task,
+                    key,
+                    entries,
+                    value,
+                    slot_ids,
+                    nested,
+                    name,
+                    options.max_retries,
+                    judged,
                 )
+                if options.num_returns != 1:
+                    future = self.streams.several(future, report, options)
+                self._feed(report)
                 self._since_read += 1
                 if self._since_read >= _READ_EVERY:
                     self._since_read = 0
@@ -185,11 +186,8 @@ class Driver(Shell):
             del submission.estimates[key]
         self._forget_at = 2 * len(kept) + _FORGET_AT
 
-    def _failed(self, error: Exception, name: str) -> Future[Any]:
-        """A future for a task that cannot even be sent."""
-        from ..wire.outcomes import dump_error
-
-        failure = (ERROR, dump_error(error), name)
+    def failed_future(self, failure: Any, name: str) -> Future[Any]:
+        """The future of a task that cannot even be sent."""
         with self._lock:
             self._last_id = object_id = self._last_id + 1
             future: Future[Any] = Future(self, object_id, name)
@@ -325,9 +323,9 @@ class Driver(Shell):
         """Keep the future's task from running; waits for its worker's word if it has one."""
         if os.getpid() != self.pid:
             return False
-        task = self._id_of(future)
         ticket = Ticket()
         with self._lock, self._change:
+            task = self.streams.task_of(self._id_of(future))
             self._cancels.setdefault(task, []).append(ticket)
             self._feed(CancelAsked(task))
             self._pool.flush()
@@ -384,7 +382,7 @@ class Driver(Shell):
     def is_running(self, object_id: Any) -> bool:
         """Whether a worker has started the task: it is the first of those that the worker has."""
         with self._lock:
-            task = self.machine.submission.tasks.get(object_id)
+            task = self.machine.submission.task_of(object_id)
             if task is None or task.worker is None:
                 return False
             return bool(next(iter(task.worker.queue), None) == task.id)

@@ -27,6 +27,7 @@ from ..core.commands import (
     CancelAnswered,
     Command,
     Complete,
+    Delivered,
     Drained,
     Free,
     JudgeError,
@@ -46,6 +47,7 @@ from ..core.reports import (
     HandlesDropped,
     ShutdownAsked,
     Spilled,
+    StreamsCut,
     TimerDue,
     Unmapped,
     WorkerEnded,
@@ -65,6 +67,7 @@ from .change import Change
 from .launch import Launched, launch
 from .parts import make_parts
 from .spiller import Spiller
+from .streams import Streams
 from .template import NOT_STARTED
 
 _log = logging.getLogger("owndist.driver")
@@ -133,6 +136,7 @@ class Shell:
         self._logs: deque[tuple[Any, ...]] = deque()  # level, text, arguments
         self._dropped: deque[int] = deque()
         self._change = Change(self._wake)
+        self.streams = Streams(self)
         self._unspawned: deque[tuple[int, str]] = deque()  # workers that could not be started
         self._deadline: int | None = None  # what the reader waits for; the machine's, in ns
         # Ending, in this order: asked for; every task done; workers gone (`ended`).
@@ -192,6 +196,8 @@ class Shell:
             kind = type(command)
             if kind is Send:
                 self._pool.post(command.peer, command.message)  # type: ignore[union-attr]
+            elif kind is Delivered:
+                self.streams.deliver(command)  # type: ignore[arg-type]
             elif kind is Complete:
                 self._outcome(command.object, command.status, command.value)  # type: ignore[union-attr]
             else:
@@ -319,6 +325,7 @@ class Shell:
             while self._dropped:
                 dropped.append(self._dropped.popleft())
             self._feed(HandlesDropped(dropped))
+        self.streams.catch_up()
         gone = self._store.take_unmapped()
         if gone:
             still = frozenset(self._store.mapped())
@@ -384,6 +391,9 @@ class Shell:
                 self._release_conditions()
                 if not self._change.halfway and (cancel_futures or not self._open_runs):
                     self._feed(ShutdownAsked(cancel_futures))
+                if wait and not self._change.halfway:
+                    # Or it would wait for whoever takes their values, which may be the caller.
+                    self._feed(StreamsCut())
                     self._pool.flush()
         self._reader.poke()
         if wait and not self._reader.is_current():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pickle import PicklingError
 from typing import TYPE_CHECKING, Any
 
-from ..core.values import ERROR, FAILED, READY
+from ..core.values import CANCELLED, ERROR, FAILED, READY
 from ..wire.functions import Decoder
 from ..wire.outcomes import dump_error, dump_result
 from ..wire.pickling import Encoded, loads
@@ -21,8 +22,23 @@ if TYPE_CHECKING:
 TaskOutcome = tuple[int, Any, tuple[int, ...], tuple[int, ...], list[Any]]
 
 
-def call_task(worker: Worker, key: int, args: Any, slots: Any, name: str) -> TaskOutcome:
-    """Run one task from its bytes to its outcome. Raises nothing."""
+class Cut(Exception):
+    """A stream's task is not to go on to its end; its generator is closed."""
+
+
+def call_task(
+    worker: Worker,
+    key: int,
+    args: Any,
+    slots: Any,
+    name: str,
+    deliver: Callable[[Any], Any] | None = None,
+) -> TaskOutcome:
+    """Run one task from its bytes to its outcome. Raises nothing.
+
+    Args:
+        deliver: takes the result of a task with several values; returns the one that is left.
+    """
     try:
         try:
             function = worker.function(key)
@@ -38,18 +54,13 @@ def call_task(worker: Worker, key: int, args: Any, slots: Any, name: str) -> Tas
             raise _cannot_load("arguments", name, error) from error
         del args, slots
         result = function(*positional, **keywords)
+        if deliver is not None:
+            result = deliver(result)
         # The arguments' mappings should be gone, if they can be, when the owner hears of the
         # outcome; but not before the result is written: it may be one of them.
-        try:
-            encoded = _dump(result, name)
-            value = worker.store_result(encoded.head, encoded.buffers, encoded.size)
-            nested = tuple([future._address[2] for future in encoded.futures])
-            return READY, value, nested, encoded.entries, encoded.buffers
-        except BaseException as error:
-            told = _cannot_dump(result, name, error)
-            if told is error:
-                raise
-            raise told from error
+        return _store(worker, result, name)
+    except Cut:
+        return CANCELLED, None, (), (), []
     except BaseException as error:
         # Also SystemExit and KeyboardInterrupt: as in the standard library they are the task's
         # outcome, not the worker's end.
@@ -60,6 +71,31 @@ def call_task(worker: Worker, key: int, args: Any, slots: Any, name: str) -> Tas
             # arguments go with it.
             error.__traceback__ = None
             del error
+
+
+def store_one(worker: Worker, value: object, name: str) -> TaskOutcome:
+    """One of several values of a task, as `call_task` has them. Raises nothing."""
+    try:
+        return _store(worker, value, name)
+    except BaseException as error:
+        try:
+            return FAILED, (ERROR, dump_error(error), name), (), (), []
+        finally:
+            error.__traceback__ = None
+            del error
+
+
+def _store(worker: Worker, result: object, name: str) -> TaskOutcome:
+    try:
+        encoded = _dump(result, name)
+        value = worker.store_result(encoded.head, encoded.buffers, encoded.size)
+        nested = tuple([future._address[2] for future in encoded.futures])
+        return READY, value, nested, encoded.entries, encoded.buffers
+    except BaseException as error:
+        told = _cannot_dump(result, name, error)
+        if told is error:
+            raise
+        raise told from error
 
 
 def _dump(result: Any, name: str) -> Encoded:

@@ -111,6 +111,7 @@ class Worker:
         self._machine = Machine(number)
         # Guards the machine, the link and the outbox. User code never runs under it.
         self._lock = threading.Lock()
+        self.credit = threading.Condition(self._lock)  # for the running task, if it is a stream's
         self._link = Link(socket.socket(fileno=link_fd))
         self._record = CrashRecord(record_fd)
         self._decoder = Decoder()
@@ -190,11 +191,16 @@ class Worker:
         self._main_waits = False
 
     def _run_task(self, message: tuple[Any, ...]) -> None:
-        _, task, attempt, function, _, args, slots, name = message
+        _, task, attempt, function, _, args, slots, name, returns = message
         self._tasks_begun += 1
         self._record.start(execution_id(task, attempt))
         begun = _now()
-        outcome = call_task(self, function, args, slots, name)
+        deliver = None
+        if returns is not None:
+            from .deliveries import Deliveries
+
+            deliver = Deliveries(self, task, attempt, name, returns).deliver
+        outcome = call_task(self, function, args, slots, name, deliver)
         del args, slots
         elapsed = _now() - begun
         status, value, nested, entries, buffers = outcome
@@ -296,6 +302,8 @@ class Worker:
                                 self._bindings.due(queued)
                 for command in commands:
                     self._perform(command)
+                if execution.credits:
+                    self.credit.notify_all()
                 if (
                     self._main_waits
                     and threading.get_ident() != self.main_thread
@@ -471,8 +479,11 @@ class Worker:
         finally:
             self.end_waiting(task)
 
-    def begin_waiting(self, object_id: int) -> object:
+    def begin_waiting(self, object_id: int | None) -> object:
         """Somebody waits for an object, in any thread: that is what the running task waits for.
+
+        Args:
+            object_id: None if it waits for credit.
 
         Returns:
             What `end_waiting` is to be given.

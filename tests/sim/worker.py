@@ -201,7 +201,7 @@ class SimWorker:
             self.job = None
 
     def _load_arguments(self, job: Job) -> None:
-        _, task, attempt, function, _, args, slots, name = job.message
+        _, task, attempt, function, _, args, slots, name, _ = job.message
         (text, _) = self._read(job, args)
         assert text == f"args{task}"
         for value in slots or ():

@@ -1,0 +1,155 @@
+"""Tasks with more than one value: `num_returns=n`, and streams.
+
+The object with the task's own id is settled last, by the DONE, as it is for every task: for n
+values it is the first of them, for a stream its end. The others come before it, each by a YIELD,
+as soon as it is written: so each can be used, spilled and freed by itself while the next is made.
+
+They come in order, and `delivered` counts them. What has a smaller index is a duplicate of a dying
+worker's, and is dropped. An execution that begins anew is told where to go on (`first`): the values
+before it are not stored, nor sent, a second time.
+
+Back-pressure: a stream's task may yield values with an index below `until`. The owner raises that
+as values are taken, so at most `buffer` of them are there that nobody has taken. A task that has
+used it up is paused in its worker, which lends its slot meanwhile. `last` says that there will be
+no more: the generator is closed where it would have to wait. `until` is an index and no increment,
+so it does not matter if one is lost, or comes twice.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .commands import Command, Delivered, Send
+from .ids import TaskId, streamed_id
+from .messages import CREDIT
+from .task import T_READY, T_SENT, T_WAITING, Task
+from .values import CANCELLED, FAILED, LOST, PENDING, READY, Failure, Value
+
+if TYPE_CHECKING:
+    from .leasing import Worker
+    from .references import Entry
+    from .reports import Submitted
+    from .submission import Submission
+
+STREAM = 0  # as a number of values: one after the other, until there are no more
+
+
+class Returns:
+    """What the owner knows of the values of one task that has several."""
+
+    __slots__ = ("buffer", "closed", "count", "cut", "delivered", "granted", "taken")
+
+    def __init__(self, count: int, buffer: int) -> None:
+        self.count = count
+        self.buffer = buffer
+        self.delivered = 0 if count == STREAM else 1  # the index of the next value to come
+        self.taken = 0  # by the stream's reader
+        self.granted = buffer  # the `until` that its worker was told last
+        self.cut = False  # it gets no more credit
+        self.closed = False  # nobody takes any more
+
+    def for_worker(self) -> tuple[int, int, int, bool]:
+        """What goes with a TASK."""
+        return self.count, self.delivered, self.granted, self.cut
+
+
+def expect(submission: Submission, task: Task, report: Submitted) -> None:
+    """A task with several values has been submitted; its own entry is there."""
+    task.returns = Returns(report.returns, report.buffer)
+    for object_id in range(task.id + 1, task.id + report.returns):
+        submission.references.create(object_id)
+        submission.makers[object_id] = task
+
+
+def settle_rest(
+    submission: Submission, task: Task, status: int, value: Value | Failure | None
+) -> list[Task]:
+    """The task is over: what it has not delivered has its outcome. Returns dependents to fail."""
+    assert task.returns is not None
+    dependents: list[Task] = []
+    for object_id in range(task.id + 1, task.id + task.returns.count):
+        del submission.makers[object_id]
+        entry = submission.references.entries.get(object_id)
+        if entry is not None and entry.status == PENDING:
+            assert status != READY, f"object {object_id} was not delivered"
+            dependents += submission.settle_entry(entry, status, value)
+    return dependents
+
+
+def on_yield(submission: Submission, worker: Worker | None, message: tuple[Any, ...]) -> None:
+    """A worker has one of several values of a task."""
+    _, task_id, attempt, index, status, value, extras = message
+    task = submission.tasks.get(task_id)
+    if worker is None or task is None or not task.runs_on(worker, attempt):
+        return  # stale
+    returns = task.returns
+    if returns is None or index < returns.delivered:
+        return
+    returns.delivered = index + 1
+    references = submission.references
+    nested, entries = references.take_extras(worker.number, extras)
+    if status == READY and references.is_lost(value, worker.number):
+        status, value = FAILED, (LOST, "it was let go before its task had passed it on", task.name)
+    entry: Entry | None
+    if returns.count != STREAM:
+        entry = references.entries.get(task_id + index)
+    else:
+        entry = None if returns.closed else references.create(streamed_id(task_id, index))
+    if entry is None or entry.status != PENDING:
+        if type(value) is tuple:  # nobody wants it
+            references.hold(value)
+            references.drop(value)
+        return
+    entry.entries = entries
+    if returns.count == STREAM:
+        references.settle(entry, status, value, nested)
+        submission._commands.append(Delivered(task_id, entry.id, status, value))
+        return
+    for dependent in submission.settle_entry(entry, status, value, nested):
+        if status != READY:
+            submission.settle(dependent, status, value)
+
+
+def on_consumed(submission: Submission, task_id: TaskId, taken: int) -> None:
+    """So many values of a stream have been taken: others may come."""
+    task = submission.tasks.get(task_id)
+    if task is None or task.returns is None:
+        return
+    returns = task.returns
+    if returns.cut or taken <= returns.taken:
+        return
+    returns.taken = taken
+    # Told by halves, which saves messages. A reader that has taken all finds credit given: what is
+    # left ungiven is less than the buffer.
+    if 2 * (taken + returns.buffer - returns.granted) >= returns.buffer:
+        returns.granted = taken + returns.buffer
+        _tell(submission._commands, task)
+
+
+def close(submission: Submission, task_id: TaskId) -> None:
+    """Nobody takes any more values of a stream: it does not start, or ends at its next value."""
+    task = submission.tasks.get(task_id)
+    if task is None or task.returns is None or task.returns.closed:
+        return
+    task.returns.closed = task.returns.cut = True
+    task.returns.granted = 0
+    if task.state in (T_WAITING, T_READY):
+        submission.settle(task, CANCELLED, None)
+    else:
+        _tell(submission._commands, task)
+
+
+def cut(submission: Submission) -> None:
+    """No stream gets more credit than it has: all tasks are to come to their ends."""
+    for task in submission.tasks.values():
+        returns = task.returns
+        if returns is not None and returns.count == STREAM and not returns.cut:
+            returns.cut = True
+            _tell(submission._commands, task)
+
+
+def _tell(commands: list[Command], task: Task) -> None:
+    if task.state == T_SENT:
+        assert task.worker is not None and task.returns is not None
+        credit = (CREDIT, task.id, task.attempt, task.returns.granted, task.returns.cut)
+        commands.append(Send(task.worker.number, credit))
