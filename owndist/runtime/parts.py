@@ -38,8 +38,8 @@ class Parts:
 
     def close(self) -> None:
         """Every worker is gone: let go of all the rest."""
-        self.pool.close()
         self.store.close()
+        self.pool.close()
         self.reader.close()
         os.close(self.ledger_fd)
         if self.lock_fd is not None:

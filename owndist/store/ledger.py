@@ -100,7 +100,7 @@ class Ledger:
 
     def bury(self, slot: int, left_bytes: int) -> None:
         """The process that had this slot is dead. What is left of its memory is this one's now."""
-        if slot < SLOTS:
+        if slot < SLOTS and self._slot < SLOTS:
             with self._lock:
                 self._words[_FIRST + self._slot] += left_bytes
                 self._words[_FIRST + slot] = 0
