@@ -27,21 +27,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from .ids import ExtentKey, ObjectId, ProcessNumber
-from .lineage import Lineage, task_bytes
-from .values import (
-    CANCELLED,
-    FAILED,
-    GONE,
-    PENDING,
-    READY,
-    Extent,
-    Failure,
-    Value,
-    extent_key,
-    extent_of,
-    inline_size,
-    is_file,
-)
+from .values import PENDING, Extent, Failure, Value, extent_key, extent_of, is_file
 
 if TYPE_CHECKING:
     from .task import Task
@@ -58,7 +44,6 @@ class Entry:
         "entries",
         "handles",
         "id",
-        "lineage",
         "nested",
         "status",
         "subscribers",
@@ -76,8 +61,6 @@ class Entry:
         self.arguments = 0
         # Live objects whose value has a future for this one inside.
         self.contained = 0
-        # Retained tasks that take it, once for each; see `lineage`. They may run again.
-        self.lineage = 0
         # {(process, token)}: handles elsewhere. Added by a task's DONE, taken away by RELEASE of
         # the same token, or by the death of the process. Each process counts its own tokens.
         self.borrowers: dict[tuple[ProcessNumber, int], None] | None = None
@@ -118,7 +101,6 @@ class ReferenceTable:
 
     def __init__(self) -> None:
         self.entries: dict[ObjectId, Entry] = {}
-        self.lineage = Lineage()
         self.extents: dict[ExtentKey, ExtentRecord] = {}
         # Those in shared memory that could be moved to disk, the longest unused first.
         self.resident: dict[ExtentKey, ExtentRecord] = {}
@@ -145,8 +127,6 @@ class ReferenceTable:
         entry.value = value
         if type(value) is tuple:
             self.hold(value)
-        if entry.lineage and status == READY:
-            self.lineage.used_bytes += inline_size(value)  # type: ignore[arg-type]
         for inner in nested:
             # An inner object that is gone was dropped by a worker that no longer exists; the
             # value's reader will be told.
@@ -219,63 +199,14 @@ class ReferenceTable:
             gone = todo.pop()
             if gone.needed() or self.entries.get(gone.id) is not gone:
                 continue
-            if gone.lineage:
-                if gone.status != READY or gone.id not in self.lineage.tasks:
-                    continue  # its value is gone already, or could not be made again
-                gone.status = GONE
-            else:
-                del self.entries[gone.id]
-                task = self.lineage.remove(gone.id)
-                if task is not None:
-                    todo.extend(self._uncount_inputs(task))
+            del self.entries[gone.id]
             if type(gone.value) is tuple:
                 self.drop(gone.value)
-                gone.value = None
-            nested, gone.nested = gone.nested, ()
-            for inner in nested:
+            for inner in gone.nested:
                 found = self.entries.get(inner)
                 if found is not None:
                     found.contained -= 1
                     todo.append(found)
-
-    # -- lineage
-
-    def retain(self, task: Task) -> bool:
-        """Keep what a task needs to run again, now that its value has come. False: no use."""
-        if not self.lineage.limit_bytes:
-            return False
-        if task.charged >= task.max_retries or task.id not in self.entries:
-            return False
-        for object_id in (*task.slots, *task.nested):
-            entry = self.entries[object_id]
-            if not entry.lineage and entry.status == READY:
-                self.lineage.used_bytes += inline_size(entry.value)  # type: ignore[arg-type]
-            entry.lineage += 1
-        self.lineage.add(task)
-        return True
-
-    def evict(self) -> None:
-        """Let go of the oldest retained tasks, if all of them take up too much."""
-        for object_id in self.lineage.over_limit():
-            task = self.lineage.remove(object_id)
-            assert task is not None
-            for entry in self._uncount_inputs(task):
-                self.release_if_unneeded(entry)
-
-    def _uncount_inputs(self, task: Task) -> list[Entry]:
-        """A task is retained no longer. Returns what may be released with that."""
-        if type(task.args) is tuple:
-            self.drop(task.args)
-        task.args = b""
-        released = []
-        for object_id in (*task.slots, *task.nested):
-            entry = self.entries[object_id]
-            entry.lineage -= 1
-            if not entry.lineage:
-                if entry.status == READY:
-                    self.lineage.used_bytes -= inline_size(entry.value)  # type: ignore[arg-type]
-                released.append(entry)
-        return released
 
     # -- extents
 
@@ -385,10 +316,7 @@ class ReferenceTable:
         contained: dict[ObjectId, int] = {}
         holders: dict[ExtentKey, int] = {}
         for entry in self.entries.values():
-            kept_value = entry.status == READY and entry.id not in self.lineage.tasks
-            assert entry.needed() or (
-                entry.lineage and (entry.status in (GONE, FAILED, CANCELLED) or kept_value)
-            ), f"object {entry.id} is kept by nothing"
+            assert entry.needed(), f"object {entry.id} is kept by nothing"
             assert entry.handles >= 0, f"object {entry.id} has {entry.handles} handles"
             assert entry.arguments >= 0, f"object {entry.id}: {entry.arguments} arguments"
             assert entry.status == PENDING or not entry.dependents, (
@@ -404,7 +332,6 @@ class ReferenceTable:
             assert entry.contained == contained.get(entry.id, 0), (
                 f"object {entry.id} counts {entry.contained} containers"
             )
-        self._check_lineage()
         for key, count in holders.items():
             record = self.extents.get(key)
             assert record is not None and record.holders >= count, f"extent {key} has no record"
@@ -417,23 +344,3 @@ class ReferenceTable:
         assert self.memory_bytes == total - self.file_bytes
         for key in self.resident:
             assert not is_file(self.extents[key].extent), f"extent {key} is on disk already"
-
-    def _check_lineage(self) -> None:
-        counts: dict[ObjectId, int] = {}
-        used = 0
-        for task in self.lineage.tasks.values():
-            entry = self.entries.get(task.id)
-            assert entry is not None and entry.status in (READY, GONE), (
-                f"task {task.id} is retained"
-            )
-            assert task.charged < task.max_retries, f"task {task.id} may not run again"
-            used += task_bytes(task)
-            for object_id in (*task.slots, *task.nested):
-                counts[object_id] = counts.get(object_id, 0) + 1
-        for entry in self.entries.values():
-            assert entry.lineage == counts.get(entry.id, 0), (
-                f"object {entry.id} counts {entry.lineage} retained tasks"
-            )
-            if entry.lineage and entry.status == READY:
-                used += inline_size(entry.value)  # type: ignore[arg-type]
-        assert self.lineage.used_bytes == used

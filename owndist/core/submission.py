@@ -351,20 +351,13 @@ class Submission:
             dependents = self.settle_entry(entry, status, value, nested)
             if task.returns is not None:
                 dependents = dependents + several.settle_rest(self, task, status, value)
-            # What lies inline is lost only with this process; see `lineage`.
-            stored = status == READY and type(value) is tuple and type(value[0]) is tuple
-            retained = stored and task.returns is None and references.retain(task)
-            if not retained:
-                if type(task.args) is tuple:
-                    references.drop(task.args)
-                task.args = b""
+            if type(task.args) is tuple:
+                references.drop(task.args)
+            task.args = b""
             for object_id in task.slots:
                 references.drop_argument(object_id)
             for object_id in task.nested:
                 references.drop_argument(object_id)
-            if retained:
-                references.release_if_unneeded(entry)  # perhaps only other tasks' lineage keeps it
-                references.evict()
             if dependents and status != READY:
                 todo.extend(dependents)
                 nested = ()

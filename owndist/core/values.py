@@ -26,8 +26,7 @@ Value = bytes | tuple[Any, ...]
 Failure = tuple[str, Any, str]
 
 # Status of an object.
-# GONE: it was READY, and its value is no longer kept; see `lineage`.
-PENDING, READY, FAILED, CANCELLED, GONE = range(5)
+PENDING, READY, FAILED, CANCELLED = range(4)
 
 # Kinds of failure. The detail of each:
 ERROR = "error"  # bytes: the pickled exception of the task

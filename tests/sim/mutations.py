@@ -172,30 +172,6 @@ MUTATIONS = [
         "            self._moving_bytes -= self.moving.pop(key)\n",
         "            pass\n",
     ),
-    (
-        "a retained task does not keep the objects that it takes",
-        "references.py",
-        "            if gone.lineage:\n",
-        "            if False:\n",
-    ),
-    (
-        "the memory of a value that is gone is freed again with its entry",
-        "references.py",
-        "                self.drop(gone.value)\n                gone.value = None\n",
-        "                self.drop(gone.value)\n",
-    ),
-    (
-        "a retained task lets go of its stored arguments",
-        "submission.py",
-        "            if not retained:\n",
-        "            if True:\n",
-    ),
-    (
-        "a task that is retained no longer keeps what it took",
-        "references.py",
-        "            entry.lineage -= 1\n",
-        "",
-    ),
 ]
 
 

@@ -30,8 +30,6 @@ def simulate(seed: int, record: bool = False) -> World:
     if store.random() < 0.5:
         world.machine.spilling.set_limit(store.choice((0, 64, 200, 640)))
     abort_at = ends.randint(0, 29) if ends.random() < 0.04 else None  # operations before the end
-    limits = random.Random(f"{seed} lineage")
-    world.machine.references.lineage.limit_bytes = limits.choice((0, 3_000, 10_000, 1 << 20))
     operations = rng.randint(3, 30)
     borrows = rng.choice((0.1, 0.4, 0.9))  # how much of it is about futures that stay futures
     short = rng.choice((0.3, 0.9))  # how many tasks are known to be short: those are sent ahead
