@@ -16,6 +16,7 @@ import errno
 import mmap
 import os
 import sys
+import threading
 
 try:
     import _posixshmem  # type: ignore[import-not-found]
@@ -133,7 +134,7 @@ class Segment:
     several threads, for extents that do not overlap.
     """
 
-    __slots__ = ("name", "size", "reserved", "written", "_populated", "_mapping")
+    __slots__ = ("name", "size", "reserved", "written", "_populated", "_mapping", "_resizing")
 
     def __init__(self, name: str, size: int) -> None:
         """Creates the segment, without any pages yet.
@@ -154,6 +155,8 @@ class Segment:
         self.written = 0
         self._populated = 0  # bytes from the start that the kept mapping has page entries for
         self._mapping: mmap.mmap | None = None
+        # Held while the file may be shorter than `size`: then it cannot be mapped.
+        self._resizing = threading.Lock()
         fd = open_segment(name, os.O_CREAT | os.O_EXCL | os.O_RDWR)
         try:
             os.ftruncate(fd, size)
@@ -225,15 +228,16 @@ class Segment:
             return 0
         fd = open_segment(self.name, os.O_RDWR)
         try:
-            try:
-                os.ftruncate(fd, end)
-            except OSError:
-                return 0  # macOS sizes shared memory only once: the pages stay until the unlinking
-            # From here on the pages are gone, so no copy may go there.
-            self.reserved = end
-            self.written = min(self.written, end)
-            self._populated = min(self._populated, end)
-            os.ftruncate(fd, self.size)
+            with self._resizing:
+                try:
+                    os.ftruncate(fd, end)
+                except OSError:
+                    return 0  # macOS sizes shared memory only once: they stay until the unlinking
+                # From here on the pages are gone, so no copy may go there.
+                self.reserved = end
+                self.written = min(self.written, end)
+                self._populated = min(self._populated, end)
+                os.ftruncate(fd, self.size)
         finally:
             os.close(fd)
         return given_back
@@ -250,7 +254,8 @@ class Segment:
         if mapping is None:
             fd = open_segment(self.name, os.O_RDWR)
             try:
-                mapping = mmap.mmap(fd, self.size)
+                with self._resizing:
+                    mapping = mmap.mmap(fd, self.size)
             finally:
                 os.close(fd)
             self._mapping = mapping

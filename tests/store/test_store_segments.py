@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -213,3 +214,30 @@ print(segment.reserved, len(caught) > 0)
         segment_name(session, 1, 0),
     )
     assert output == f"{192 << 20} True"
+
+
+def test_a_segment_may_shrink_while_it_is_mapped_for_writing(segment: Segment) -> None:
+    """A reader thread frees and gives pages back, the main thread writes for the first time."""
+    start = segment.size // 2
+    errors: list[BaseException] = []
+    done = threading.Event()
+
+    def shrink() -> None:
+        while not done.is_set():
+            segment.shrink(start)
+            segment.reserve(segment.size)
+
+    thread = threading.Thread(target=shrink)
+    segment.reserve(segment.size)
+    thread.start()
+    try:
+        for _ in range(2_000):
+            segment._mapping = None  # as in a segment of which nothing was used twice yet
+            segment.written = start
+            segment.write([(0, memoryview(b"head"))])
+    except ValueError as error:
+        errors.append(error)
+    finally:
+        done.set()
+        thread.join()
+    assert errors == []
