@@ -16,17 +16,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .executor import OwnershipExecutor
+    from .executor import OwnershipExecutor, current_executor
     from .futures import Future
     from .statistics import Statistics
     from .streams import FutureStream
 
 __version__ = "0.1.0"
 
-__all__ = ["Future", "FutureStream", "OwnershipExecutor", "Statistics", "__version__"]
+__all__ = [
+    "Future",
+    "FutureStream",
+    "OwnershipExecutor",
+    "Statistics",
+    "__version__",
+    "current_executor",
+]
 
 _HOMES = {
     "OwnershipExecutor": "executor",
+    "current_executor": "executor",
     "Statistics": "statistics",
     "Future": "futures",
     "FutureStream": "streams",

@@ -18,6 +18,7 @@ __all__ = [
     "InternalError",
     "NotSerializable",
     "ObjectLost",
+    "OwnerDied",
     "OwndistError",
     "RemoteError",
     "StoreFull",
@@ -82,6 +83,14 @@ class WorkerDied(OwndistError, BrokenProcessPool):
 
 class ObjectLost(OwndistError):
     """A value is gone and cannot be made again."""
+
+
+class OwnerDied(ObjectLost):
+    """The process is dead whose task had submitted the task that makes this value, or had put it.
+
+    The task that it ran is tried again by its own owner, and makes new futures. This one is of the
+    old ones.
+    """
 
 
 class StoreFull(OwndistError, MemoryError):

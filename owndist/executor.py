@@ -13,17 +13,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from .config import TaskOptions, check_amount, resolve_options
 from .futures import Future
 from .runtime.arguments import Shared
+from .runtime.current import here
+from .wire.pickling import pickling_for
 
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
     from types import TracebackType
 
     from .runtime.driver import Driver
+    from .runtime.worker import Worker
     from .statistics import Statistics
 
 T = TypeVar("T")
 
-__all__ = ["OwnershipExecutor"]
+__all__ = ["OwnershipExecutor", "current_executor"]
 
 
 class OwnershipExecutor(ProcessPoolExecutor):
@@ -129,6 +132,7 @@ class OwnershipExecutor(ProcessPoolExecutor):
             store_bytes,
             max_pending_tasks,
             max_pending_bytes,
+            max_retries,
         )
         self._pid = os.getpid()
         self._making = threading.Lock()  # held while the driver is made
@@ -170,6 +174,19 @@ class OwnershipExecutor(ProcessPoolExecutor):
                 return self._driver
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    @classmethod
+    def _inside(cls, worker: Worker) -> OwnershipExecutor:
+        """The executor as the tasks of a worker see it."""
+        executor = cls.__new__(cls)
+        setup = worker._setup
+        executor._max_workers = setup.max_workers
+        executor._max_tasks_per_child = None
+        executor._options = TaskOptions(setup.max_retries)
+        executor._begun = True
+        executor._pid = os.getpid()
+        executor._driver = worker  # type: ignore[assignment]  # it has all that tasks may call
+        return executor
 
     # -- work
 
@@ -327,9 +344,34 @@ class OwnershipExecutor(ProcessPoolExecutor):
         return f"<OwnershipExecutor at {id(self):#x}: {self._driver.describe()}>"
 
     def __reduce__(self) -> Any:
-        raise TypeError(
-            "an OwnershipExecutor cannot be pickled: it belongs to the process that made it"
-        )
+        if pickling_for() is not self._driver:
+            raise TypeError(
+                "an OwnershipExecutor can be pickled only as an argument of its own tasks, which "
+                "may submit tasks to it; anywhere else it belongs to the process that made it"
+            )
+        return current_executor, ()
+
+
+def current_executor() -> OwnershipExecutor:
+    """Return the executor that runs the calling task, for tasks that submit tasks.
+
+    The task's worker owns the futures of what it submits. It sends the tasks straight to other
+    workers, and gets the results straight from them. A task that waits for one of its own tasks
+    runs that one itself if nobody has started it, or lends its worker's place to another worker.
+
+    `submit`, `map`, `put`, `shared`, `options` and `statistics` work as in the driver; `map` makes
+    one task of each item. An executor cannot be shut down from inside.
+
+    Raises:
+        RuntimeError: no task runs in this process.
+    """
+    worker = here.worker
+    if worker is None or not worker._is_ours():
+        raise RuntimeError("current_executor() is for tasks: this process runs none")
+    if here.executor is None:
+        here.executor = OwnershipExecutor._inside(worker)
+    found: OwnershipExecutor = here.executor
+    return found
 
 
 class OptionsView:
@@ -407,6 +449,8 @@ def _map(
         return map_in_chunks(submit, fn, items, timeout, chunksize, buffersize)
     if chunksize == 1 or buffersize is not None:
         return map_one_by_one(submit, fn, items, timeout, buffersize)
+    if executor is here.executor:  # inside a task
+        return map_one_by_one(submit, fn, items, timeout, None)
     if type(executor).submit is not OwnershipExecutor.submit or executor._max_tasks_per_child:
         # A subclass sees every item; and an item counts as a task.
         return map_one_by_one(submit, fn, items, timeout, None)
@@ -431,8 +475,8 @@ def _start_driver(max_workers: int, method: str, *arguments: Any) -> Driver:
     driver = _new_driver(max_workers, method, *arguments) if method == "fork" else None
     from .runtime.launch import launch
 
-    initializer, initargs, _, store_bytes, *_ = arguments
-    launched = launch(max_workers, method, initializer, initargs, store_bytes)
+    initializer, initargs, _, store_bytes, *_, max_retries = arguments
+    launched = launch(max_workers, method, initializer, initargs, store_bytes, max_retries)
     try:
         driver = driver or _new_driver(max_workers, method, *arguments)
     except BaseException:

@@ -24,7 +24,7 @@ from threading import Condition
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .core import values
-from .core.ids import DRIVER, LOCAL_HOST, Address, ObjectId
+from .core.ids import LOCAL_HOST, Address, ObjectId
 from .settled import SettledCondition
 from .wire.failures import exception_of
 from .wire.pickling import reduce_future
@@ -43,8 +43,9 @@ class Peer(Protocol):
     """What a future needs of the process it lives in."""
 
     settled: SettledCondition
+    number: int  # of the process
 
-    def load(self, value: Any) -> Any: ...
+    def load(self, value: Any, lender: int | None = None) -> Any: ...
     def wait_for(self, future: Future[Any], timeout: float | None) -> None: ...
     def cancel(self, future: Future[Any]) -> bool: ...
     def is_running(self, object_id: ObjectId | Address) -> bool: ...
@@ -95,7 +96,12 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
     def _address(self) -> Address:
         if isinstance(self._object, tuple):
             return self._object
-        return Address(LOCAL_HOST, DRIVER, self._object)
+        return Address(LOCAL_HOST, self._peer.number, self._object)
+
+    @property
+    def _lender(self) -> int | None:
+        """From whom its value comes, if that is another process."""
+        return self._object.owner if isinstance(self._object, Address) else None
 
     # -- asking
 
@@ -282,7 +288,7 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
             if not want_value and (self._stored or callable(value)):
                 return
             try:
-                loaded = value() if callable(value) else self._peer.load(value)
+                loaded = value() if callable(value) else self._peer.load(value, self._lender)
             except Detached:
                 if self._outcome is not outcome:
                     self._resolve(want_value)  # told meanwhile, or resolved by another thread

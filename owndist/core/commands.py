@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .ids import ExtentKey, ObjectId, ProcessNumber, TaskId
+from .ids import ExtentKey, ObjectId, ProcessNumber, Ref, TaskId
 from .messages import Message
 from .records import Record
 from .values import Failure, Value
@@ -29,7 +29,7 @@ class Complete(Record):
 
     def __init__(
         self,
-        object: ObjectId,
+        object: Ref,
         status: int,
         value: Value | Failure | None,
     ) -> None:
@@ -164,6 +164,36 @@ class Spawn(Record):
         self.worker = worker
 
 
+class Kill(Record):
+    """End this worker process: it runs the task of a dead owner, and does not end by itself."""
+
+    __slots__ = ("worker",)
+
+    def __init__(
+        self,
+        worker: ProcessNumber,
+    ) -> None:
+        self.worker = worker
+
+
+class Abandon(Record):
+    """An extent that this process wrote has no owner any more, but perhaps readers: no reuse."""
+
+    __slots__ = ("serial",)
+
+    def __init__(
+        self,
+        serial: int,
+    ) -> None:
+        self.serial = serial
+
+
+class Orphaned(Record):
+    """The task that runs here belongs to a process that has died: end this process."""
+
+    __slots__ = ()
+
+
 class Drained(Record):
     """After `ShutdownAsked`: every task has its outcome; workers may stop."""
 
@@ -198,11 +228,15 @@ Command = (
     | Unlink
     | SweepDead
     | Spawn
+    | Kill
+    | Abandon
+    | Orphaned
     | Drained
     | Log
 )
 
 __all__ = [
+    "Abandon",
     "CancelAnswered",
     "Command",
     "Complete",
@@ -211,8 +245,10 @@ __all__ = [
     "ExtentKey",
     "Free",
     "JudgeError",
+    "Kill",
     "Log",
     "Moved",
+    "Orphaned",
     "Send",
     "Spawn",
     "Spill",

@@ -44,3 +44,7 @@ def streamed_id(task: TaskId, index: int) -> ObjectId:
 def execution_id(task: TaskId, attempt: int) -> int:
     """Names one execution of a task; never 0. Attempts that are 65,536 apart look the same."""
     return task << 16 | attempt & 0xFFFF
+
+
+# How a process's tables name an object: its own by their ids, those of others by their addresses.
+Ref = ObjectId | Address

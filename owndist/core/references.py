@@ -1,21 +1,29 @@
-"""What the owner knows of each of its objects, and when nobody needs it any more.
+"""What a process knows of objects, its own and borrowed ones, and when it needs them no more.
 
 Rules of this file: everything that counts references changes here, and only here; a count says
 what is counted, when something is added and when it is taken away. Frees come out of
-`take_freed`, in the order in which they fell due. Nothing is freed twice.
+`take_freed` and `take_releases`, in the order in which they fell due. Nothing is freed twice.
 
 An *entry* is kept while any of these holds (`Entry.needed`):
 
     handles      a `Future` for it lives in this process
-    arguments    a submitted task that takes it has no outcome yet
-    contained    a live object's value has its future inside
-    borrowers    another process has said that it keeps a handle
-    status       it is still to come: its task runs even when nobody looks (as in the stdlib)
+    arguments    a task that this process submitted and that takes it has no outcome yet
+    contained    the value of a live entry has its future inside
+    borrowers    another process has said that it keeps a handle      (own objects only)
+    status       it is still to come: its task runs even when nobody looks (own objects only)
+
+An own object is known by its id, a borrowed one by its address. When a borrowed entry goes, its
+registrations at the owner (`tokens`) are released; the owner counts a borrower until then.
 
 An *extent* is the piece of shared memory that holds a value. It may hold the value of several
 entries: a task that returns its argument as it got it gives the same bytes a second name. It is
 kept while an entry or a pending task's arguments hold it (`holders`) or a process maps it
-(`pins`): a view that the user still has is never overwritten.
+(`pins`): a view that the user still has is never overwritten. The extents of own objects are
+`mine`: this process has the writer free them. One that came with a borrowed object is kept by the
+registration there. The registration of the *first* such object stays until the extent is needed no
+more, even when that object itself is not: views, and own objects with the same bytes, live on it.
+The first, because it is older than any name that was given to the bytes through it: so no circle of
+processes can keep each other's names alive.
 
 See the Ownership paper, section 4.2, and Ray's reference counter. Registrations of borrowers
 carry tokens: a late release of an old registration must not undo a newer one.
@@ -26,18 +34,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from .ids import ExtentKey, ObjectId, ProcessNumber
+from .ids import Address, ExtentKey, ProcessNumber, Ref
 from .values import PENDING, Extent, Failure, Value, extent_key, extent_of, is_file
 
 if TYPE_CHECKING:
     from .task import Task
 
 
+# A registration to be released: (address, token).
+Release = tuple[Address, int]
+
+
 class Entry:
-    """One object of this owner."""
+    """One object, of this process or borrowed."""
 
     __slots__ = (
         "arguments",
+        "asked",
         "borrowers",
         "contained",
         "dependents",
@@ -47,11 +60,12 @@ class Entry:
         "nested",
         "status",
         "subscribers",
+        "tokens",
         "value",
     )
 
-    def __init__(self, object_id: ObjectId, handles: int) -> None:
-        self.id = object_id
+    def __init__(self, ref: Ref, handles: int) -> None:
+        self.id = ref
         self.status = PENDING
         self.value: Value | Failure | None = None
         # Futures of this process. Added when one is made, taken away when it has been collected.
@@ -61,15 +75,19 @@ class Entry:
         self.arguments = 0
         # Live objects whose value has a future for this one inside.
         self.contained = 0
-        # {(process, token)}: handles elsewhere. Added by a task's DONE, taken away by RELEASE of
-        # the same token, or by the death of the process. Each process counts its own tokens.
-        self.borrowers: dict[tuple[ProcessNumber, int], None] | None = None
+        # {(process, token): who registered it}: handles elsewhere. Added by REGISTER or with a
+        # task's result, taken away by RELEASE of the same token, or by the death of the process.
+        self.borrowers: dict[tuple[ProcessNumber, int], ProcessNumber] | None = None
         # Tasks that cannot start before this object is there; each entry stands for one slot.
         self.dependents: list[Task] | None = None
         # Processes that want to hear the outcome.
         self.subscribers: list[ProcessNumber] | None = None
         # The objects whose futures are inside the value.
-        self.nested: tuple[ObjectId, ...] = ()
+        self.nested: tuple[Ref, ...] = ()
+        # Of a borrowed object: the registrations at its owner, and whether its outcome was asked
+        # for.
+        self.tokens: tuple[int, ...] = ()
+        self.asked = False
         # Keys of the namespace entries that a process needs to load the value.
         self.entries: tuple[int, ...] = ()
 
@@ -80,39 +98,46 @@ class Entry:
             or self.arguments
             or self.contained
             or self.borrowers
-            or self.status == PENDING
+            or (self.status == PENDING and type(self.id) is int)
         )
 
 
 class ExtentRecord:
-    """One extent that holds values of this owner."""
+    """One extent that holds values which this process needs."""
 
-    __slots__ = ("extent", "holders", "pins", "told")
+    __slots__ = ("extent", "holders", "lifeline", "mine", "pins", "told", "tokens")
 
-    def __init__(self, extent: Extent) -> None:
+    def __init__(self, extent: Extent, lifeline: Address | None) -> None:
         self.extent = extent  # where it lies now; see `spilling`
+        self.mine = lifeline is None
         self.holders = 0  # entries with this value, and pending tasks with these arguments
         self.pins: dict[ProcessNumber, None] = {}  # processes that map it
         self.told = False  # a borrower was given it as an outcome, and may read it at any time
+        # Of one that is not mine: the first borrowed object with these bytes, and its
+        # registrations once its entry is gone.
+        self.lifeline = lifeline
+        self.tokens: tuple[int, ...] = ()
 
 
 class ReferenceTable:
-    """The objects that this process owns, and the extents that hold their values."""
+    """The objects that this process owns or borrows, and the extents that hold their values."""
 
     def __init__(self) -> None:
-        self.entries: dict[ObjectId, Entry] = {}
+        self.entries: dict[Ref, Entry] = {}
         self.extents: dict[ExtentKey, ExtentRecord] = {}
-        # Those in shared memory that could be moved to disk, the longest unused first.
+        # Of own objects, those in shared memory that could be moved to disk, the longest unused
+        # first; and what all take up, in memory and on disk.
         self.resident: dict[ExtentKey, ExtentRecord] = {}
-        self.memory_bytes = self.file_bytes = 0  # what all extents take up, in memory and on disk
+        self.memory_bytes = self.file_bytes = 0
         self.file_reads = 0  # how often a value was handed out that lay on disk
         self._freed: list[Extent] = []
+        self.releases: list[Release] = []  # not yet taken
 
     # -- entries
 
-    def create(self, object_id: ObjectId, handles: int = 1) -> Entry:
-        """A new object, still to come, that already has a handle."""
-        entry = self.entries[object_id] = Entry(object_id, handles)
+    def create(self, ref: Ref, handles: int = 1) -> Entry:
+        """A new object, still to come."""
+        entry = self.entries[ref] = Entry(ref, handles)
         return entry
 
     def settle(
@@ -120,15 +145,15 @@ class ReferenceTable:
         entry: Entry,
         status: int,
         value: Value | Failure | None,
-        nested: tuple[ObjectId, ...] = (),
+        nested: tuple[Ref, ...] = (),
     ) -> None:
         """The object is there, or has failed."""
         entry.status = status
         entry.value = value
         if type(value) is tuple:
-            self.hold(value)
+            self.hold(value, entry.id if isinstance(entry.id, Address) else None)
         for inner in nested:
-            # An inner object that is gone was dropped by a worker that no longer exists; the
+            # An inner object that is gone was dropped by a process that no longer exists; the
             # value's reader will be told.
             found = self.entries.get(inner)
             if found is not None:
@@ -136,61 +161,99 @@ class ReferenceTable:
                 entry.nested += (inner,)
         self.release_if_unneeded(entry)
 
-    def drop_handles(self, objects: Iterable[ObjectId]) -> None:
+    def adopt(self, address: Address, token: int) -> None:
+        """Another process has registered this one for an object whose future it gives it."""
+        entry = self.entries.get(address)
+        if entry is None:
+            entry = self.create(address, 0)
+        if token:
+            if entry.tokens:
+                self.releases.append((address, token))  # one is enough
+            else:
+                entry.tokens = (token,)
+
+    def release(self, address: Address, token: int) -> None:
+        """A registration that nobody here will use."""
+        if token:
+            self.releases.append((address, token))
+
+    def release_all(self, given: Iterable[tuple[Address, int]], number: ProcessNumber) -> None:
+        """Registrations for this process, of number `number`, that nobody here will use."""
+        for item, token in given:
+            address = Address(*item)
+            # A result may come twice, and what the first one brought is in use.
+            if address.owner != number and not self.has_token(address, token):
+                self.release(address, token)
+
+    def release_unneeded(self, refs: Iterable[Ref]) -> None:
+        """Drop those of these entries that nothing keeps."""
+        for ref in refs:
+            entry = self.entries.get(ref)
+            if entry is not None:
+                self.release_if_unneeded(entry)
+
+    def has_token(self, address: Address, token: int) -> bool:
+        """Whether this registration is in use."""
+        entry = self.entries.get(address)
+        if entry is not None and token in entry.tokens:
+            return True
+        return any(
+            record.lifeline == address and token in record.tokens
+            for record in self.extents.values()
+        )
+
+    def drop_handles(self, objects: Iterable[Ref]) -> None:
         """So many handles are gone."""
         entries = self.entries
-        for object_id in objects:
-            entry = entries.get(object_id)
+        for ref in objects:
+            entry = entries.get(ref)
             if entry is not None:
                 entry.handles -= 1
                 if entry.handles == 0:
                     self.release_if_unneeded(entry)
 
-    def drop_argument(self, object_id: ObjectId) -> None:
+    def drop_argument(self, ref: Ref) -> None:
         """A task that takes the object has its outcome."""
-        entry = self.entries[object_id]
+        entry = self.entries[ref]
         entry.arguments -= 1
         self.release_if_unneeded(entry)
 
-    def add_borrower(self, object_id: ObjectId, process: ProcessNumber, token: int) -> None:
-        """Another process keeps a handle."""
-        entry = self.entries.get(object_id)
-        if entry is not None:
-            if entry.borrowers is None:
-                entry.borrowers = {}
-            entry.borrowers[process, token] = None
+    def add_borrower(
+        self, entry: Entry, process: ProcessNumber, token: int, sponsor: ProcessNumber
+    ) -> None:
+        """Another process keeps a handle; `sponsor` has said so, for itself or for that one."""
+        if entry.borrowers is None:
+            entry.borrowers = {}
+        entry.borrowers[process, token] = sponsor
 
-    def take_extras(
-        self, process: ProcessNumber, extras: Any
-    ) -> tuple[tuple[ObjectId, ...], tuple[int, ...]]:
-        """What a worker tells with a value: what it keeps. Returns (nested, entries)."""
-        if extras is None:
-            return (), ()
-        borrowed, pinned, nested, entries = extras
-        for object_id, token in borrowed:
-            self.add_borrower(object_id, process, token)
-        for key in pinned:
-            self.pin(process, key)
-        return nested, entries
-
-    def drop_borrower(self, object_id: ObjectId, process: ProcessNumber, token: int) -> None:
+    def drop_borrower(self, ref: Ref, process: ProcessNumber, token: int) -> None:
         """The borrower has let go. Twice is as once, and an unknown token changes nothing."""
-        entry = self.entries.get(object_id)
+        entry = self.entries.get(ref)
         if entry is not None and entry.borrowers and (process, token) in entry.borrowers:
             del entry.borrowers[process, token]
             self.release_if_unneeded(entry)
 
-    def drop_process(self, process: ProcessNumber) -> None:
-        """A process is dead: what it borrowed and mapped is let go."""
+    def drop_process(self, process: ProcessNumber) -> dict[ProcessNumber, list[tuple[int, int]]]:
+        """A process is dead: what it borrowed and mapped is let go.
+
+        Returns:
+            {living process: [(object, token)]}: registrations that the dead one made for others,
+            which may never have heard of them.
+        """
+        unsure: dict[ProcessNumber, list[tuple[int, int]]] = {}
         for entry in list(self.entries.values()):
             if entry.borrowers:
-                for number, token in list(entry.borrowers):
+                for (number, token), sponsor in list(entry.borrowers.items()):
                     if number == process:
                         self.drop_borrower(entry.id, process, token)
+                    elif sponsor == process:
+                        assert type(entry.id) is int
+                        unsure.setdefault(number, []).append((entry.id, token))
             if entry.subscribers and process in entry.subscribers:
                 entry.subscribers = [p for p in entry.subscribers if p != process]
         for key in [k for k, record in self.extents.items() if process in record.pins]:
             self.unpin(process, key)
+        return unsure
 
     def release_if_unneeded(self, entry: Entry) -> None:
         """Drop the entry, and what only it kept. Not recursive: nests may be deep."""
@@ -200,8 +263,18 @@ class ReferenceTable:
             if gone.needed() or self.entries.get(gone.id) is not gone:
                 continue
             del self.entries[gone.id]
+            tokens = gone.tokens
             if type(gone.value) is tuple:
-                self.drop(gone.value)
+                extent = extent_of(gone.value)
+                if extent is not None:
+                    record = self.extents[extent_key(extent)]
+                    if record.lifeline == gone.id and not record.tokens:
+                        record.tokens, tokens = tokens, ()
+                    record.holders -= 1
+                    self._release_extent(record)
+            if tokens:
+                address: Address = gone.id  # type: ignore[assignment]
+                self.releases += [(address, token) for token in tokens]
             for inner in gone.nested:
                 found = self.entries.get(inner)
                 if found is not None:
@@ -210,17 +283,21 @@ class ReferenceTable:
 
     # -- extents
 
-    def hold(self, value: Value | Failure) -> None:
-        """One more holder of a value; nothing for an inline one."""
+    def hold(self, value: Value | Failure, lifeline: Address | None = None) -> None:
+        """One more holder of a value; nothing for an inline one.
+
+        Args:
+            lifeline: the borrowed object that it is the value of.
+        """
         extent = extent_of(value)
         if extent is not None:
             key = extent_key(extent)
             record = self.extents.get(key)
             if record is None:
-                record = self.extents[key] = ExtentRecord(extent)
-                if is_file(extent):
+                record = self.extents[key] = ExtentRecord(extent, lifeline)
+                if record.mine and is_file(extent):
                     self.file_bytes += extent[4]
-                else:
+                elif record.mine:
                     self.memory_bytes += extent[4]
                     self.resident[key] = record
             record.holders += 1
@@ -298,11 +375,15 @@ class ReferenceTable:
             key = extent_key(extent)
             del self.extents[key]
             self.resident.pop(key, None)
-            if is_file(extent):
-                self.file_bytes -= extent[4]
+            if record.mine:
+                if is_file(extent):
+                    self.file_bytes -= extent[4]
+                else:
+                    self.memory_bytes -= extent[4]
+                self._freed.append(extent)
             else:
-                self.memory_bytes -= extent[4]
-            self._freed.append(extent)
+                assert record.lifeline is not None
+                self.releases += [(record.lifeline, token) for token in record.tokens]
 
     def take_freed(self) -> list[Extent]:
         """The extents that fell free since the last call."""
@@ -311,9 +392,16 @@ class ReferenceTable:
             self._freed = []
         return freed
 
+    def take_releases(self) -> list[Release]:
+        """The registrations that are needed no more since the last call."""
+        releases = self.releases
+        if releases:
+            self.releases = []
+        return releases
+
     def check(self) -> None:
         """The invariants; raises AssertionError naming the object."""
-        contained: dict[ObjectId, int] = {}
+        contained: dict[Ref, int] = {}
         holders: dict[ExtentKey, int] = {}
         for entry in self.entries.values():
             assert entry.needed(), f"object {entry.id} is kept by nothing"
@@ -322,6 +410,7 @@ class ReferenceTable:
             assert entry.status == PENDING or not entry.dependents, (
                 f"object {entry.id} is settled and has dependents"
             )
+            assert type(entry.id) is int or not entry.borrowers, f"{entry.id} is lent by a borrower"
             for inner in entry.nested:
                 contained[inner] = contained.get(inner, 0) + 1
             extent = extent_of(entry.value)
@@ -338,9 +427,8 @@ class ReferenceTable:
         for key, record in self.extents.items():
             assert record.holders > 0 or record.pins, f"extent {key} is kept by nothing"
             assert extent_key(record.extent) == key, f"extent {key} has lost its name"
-        files = [r.extent[4] for r in self.extents.values() if is_file(r.extent)]
-        assert self.file_bytes == sum(files)
-        total = sum(record.extent[4] for record in self.extents.values())
-        assert self.memory_bytes == total - self.file_bytes
+        mine = [record.extent for record in self.extents.values() if record.mine]
+        assert self.file_bytes == sum(extent[4] for extent in mine if is_file(extent))
+        assert self.memory_bytes == sum(extent[4] for extent in mine) - self.file_bytes
         for key in self.resident:
             assert not is_file(self.extents[key].extent), f"extent {key} is on disk already"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .ids import Address, ExtentKey, ObjectId, ProcessNumber, TaskId
+from .ids import DRIVER, ExtentKey, ObjectId, ProcessNumber, Ref, TaskId
 from .messages import Message
 from .records import Record
 from .values import Failure, Value
@@ -31,8 +31,8 @@ class Submitted(Record):
         function: int,
         entries: tuple[int, ...],
         args: Value,
-        slots: tuple[ObjectId, ...],  # futures among the arguments, given as values
-        nested: tuple[ObjectId, ...],  # futures among the arguments that stay futures
+        slots: tuple[Ref, ...],  # futures among the arguments, given as values
+        nested: tuple[Ref, ...],  # futures among the arguments that stay futures
         name: str,
         max_retries: int,
         judged: bool,  # errors are to be judged (retry_exceptions) before they count
@@ -61,7 +61,7 @@ class Stored(Record):
         self,
         object: ObjectId,
         value: Value,
-        nested: tuple[ObjectId, ...],
+        nested: tuple[Ref, ...],
     ) -> None:
         self.object = object
         self.value = value
@@ -97,15 +97,20 @@ class Fulfilled(Record):
 
 
 class HandleAdded(Record):
-    """One more handle exists in this process: to an own object (id) or to another's (address)."""
+    """One more handle exists in this process: to an own object (id) or to another's (address).
 
-    __slots__ = ("object",)
+    `lender` is the process that the reference came from; None if the object is kept for it already.
+    """
+
+    __slots__ = ("object", "lender")
 
     def __init__(
         self,
-        object: ObjectId | Address,
+        object: Ref,
+        lender: ProcessNumber | None = None,
     ) -> None:
         self.object = object
+        self.lender = lender
 
 
 class HandlesDropped(Record):
@@ -115,7 +120,19 @@ class HandlesDropped(Record):
 
     def __init__(
         self,
-        objects: list[ObjectId | Address],
+        objects: list[Ref],
+    ) -> None:
+        self.objects = objects
+
+
+class Returning(Record):
+    """The running task is about to return a value with the futures of these objects inside."""
+
+    __slots__ = ("objects",)
+
+    def __init__(
+        self,
+        objects: tuple[Ref, ...],
     ) -> None:
         self.objects = objects
 
@@ -123,11 +140,12 @@ class HandlesDropped(Record):
 class TaskEnded(Record):
     """The executing thread has run a task; its value, if stored, is written.
 
-    `mapped` are the extents that this process still maps and has not told of; `entries` the keys
-    of the namespace entries that whoever loads the value needs.
+    The futures inside the value are those of the last `Returning`. `mapped` are the extents that
+    this process maps now; `entries` the keys of the namespace entries that whoever loads the value
+    needs.
     """
 
-    __slots__ = ("task", "attempt", "status", "value", "elapsed_ns", "nested", "mapped", "entries")
+    __slots__ = ("task", "attempt", "status", "value", "elapsed_ns", "mapped", "entries")
 
     def __init__(
         self,
@@ -136,7 +154,6 @@ class TaskEnded(Record):
         status: int,
         value: Value | Failure | None,
         elapsed_ns: int,
-        nested: tuple[ObjectId, ...],
         mapped: tuple[ExtentKey, ...],
         entries: tuple[int, ...] = (),
     ) -> None:
@@ -145,15 +162,14 @@ class TaskEnded(Record):
         self.status = status
         self.value = value
         self.elapsed_ns = elapsed_ns
-        self.nested = nested
         self.mapped = mapped
         self.entries = entries
 
 
 class Yielded(Record):
-    """The executing thread has one of several values; `nested` and the rest as in `TaskEnded`."""
+    """The executing thread has one of several values; the rest is as in `TaskEnded`."""
 
-    __slots__ = ("task", "attempt", "index", "status", "value", "nested", "mapped", "entries")
+    __slots__ = ("task", "attempt", "index", "status", "value", "mapped", "entries")
 
     def __init__(
         self,
@@ -162,7 +178,6 @@ class Yielded(Record):
         index: int,
         status: int,
         value: Value | Failure | None,
-        nested: tuple[ObjectId, ...],
         mapped: tuple[ExtentKey, ...],
         entries: tuple[int, ...] = (),
     ) -> None:
@@ -171,7 +186,6 @@ class Yielded(Record):
         self.index = index
         self.status = status
         self.value = value
-        self.nested = nested
         self.mapped = mapped
         self.entries = entries
 
@@ -204,6 +218,24 @@ class StreamClosed(Record):
 
 class StreamsCut(Record):
     """Somebody waits for the end of all tasks: streams get no further than their buffers reach."""
+
+    __slots__ = ()
+
+
+class WaitBegun(Record):
+    """The running task waits, in any of its threads, for one of these objects."""
+
+    __slots__ = ("objects",)
+
+    def __init__(
+        self,
+        objects: tuple[Ref, ...],
+    ) -> None:
+        self.objects = objects
+
+
+class WaitEnded(Record):
+    """It waits no more."""
 
     __slots__ = ()
 
@@ -306,10 +338,10 @@ class WorkerEnded(Record):
     """A worker of this host is gone, and all it had said has been handed in.
 
     `running` is the execution (see `ids.execution_id`) that it had started and not reported, 0 for
-    none.
+    none; `owner` is whose task that is.
     """
 
-    __slots__ = ("worker", "running", "pid", "exitcode", "stack")
+    __slots__ = ("worker", "running", "pid", "exitcode", "stack", "owner")
 
     def __init__(
         self,
@@ -318,12 +350,14 @@ class WorkerEnded(Record):
         pid: int | None,
         exitcode: int | None,
         stack: str,
+        owner: ProcessNumber = DRIVER,
     ) -> None:
         self.worker = worker
         self.running = running
         self.pid = pid
         self.exitcode = exitcode
         self.stack = stack
+        self.owner = owner
 
 
 class ShutdownAsked(Record):

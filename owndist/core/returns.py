@@ -80,14 +80,16 @@ def on_yield(submission: Submission, worker: Worker | None, message: tuple[Any, 
     """A worker has one of several values of a task."""
     _, task_id, attempt, index, status, value, extras = message
     task = submission.tasks.get(task_id)
-    if worker is None or task is None or not task.runs_on(worker, attempt):
-        return  # stale
-    returns = task.returns
-    if returns is None or index < returns.delivered:
+    references = submission.references
+    returns = None
+    if worker is not None and task is not None and task.runs_on(worker, attempt):
+        returns = task.returns
+    if worker is None or task is None or returns is None or index < returns.delivered:
+        if extras is not None:  # stale
+            references.release_all(extras[1], submission.number)
         return
     returns.delivered = index + 1
-    references = submission.references
-    nested, entries = references.take_extras(worker.number, extras)
+    nested, entries = submission.borrowing.take_extras(worker.number, extras)
     if status == READY and references.is_lost(value, worker.number):
         status, value = FAILED, (LOST, "it was let go before its task had passed it on", task.name)
     entry: Entry | None
@@ -99,11 +101,13 @@ def on_yield(submission: Submission, worker: Worker | None, message: tuple[Any, 
         if type(value) is tuple:  # nobody wants it
             references.hold(value)
             references.drop(value)
+        references.release_unneeded(nested)
         return
     entry.entries = entries
     if returns.count == STREAM:
         references.settle(entry, status, value, nested)
-        submission._commands.append(Delivered(task_id, entry.id, status, value))
+        made = streamed_id(task_id, index)
+        submission._commands.append(Delivered(task_id, made, status, value))
         return
     for dependent in submission.settle_entry(entry, status, value, nested):
         if status != READY:

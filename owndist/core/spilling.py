@@ -34,7 +34,7 @@ from typing import Any
 
 from .commands import Command, Log, Moved, Send, Spill
 from .ids import ExtentKey, ProcessNumber
-from .leasing import Leasing
+from .leasing import Leases
 from .messages import MOVED, SPILL, SPILLED, Message
 from .references import ExtentRecord, ReferenceTable
 from .reports import Spilled
@@ -65,7 +65,7 @@ class Spilling:
     Args:
         number: of this process.
         references: its objects and their extents.
-        leasing: knows which tasks the workers have.
+        leases: knows which tasks the workers have.
         reachable: whether a process is alive and can be sent a message.
         commands: takes what is to be done.
     """
@@ -74,7 +74,7 @@ class Spilling:
         self,
         number: ProcessNumber,
         references: ReferenceTable,
-        leasing: Leasing,
+        leases: Leases,
         reachable: Callable[[ProcessNumber], bool],
         commands: list[Command],
     ) -> None:
@@ -82,7 +82,7 @@ class Spilling:
         self.spills = 0  # values that were moved to disk
         self._number = number
         self._references = references
-        self._leasing = leasing
+        self._leases = leases
         self._reachable = reachable
         self._commands = commands
         self._mark: int | None = None  # bytes of values from which on some are moved
@@ -181,9 +181,9 @@ class Spilling:
         that it costs the others nothing; a worker has some hundred tasks at most."""
         entries = self._references.entries
         found: dict[ExtentKey, None] = {}
-        for worker in self._leasing.workers.values():
+        for worker in self._leases.workers.values():
             for task in worker.queue.values():
-                for value in (task.args, *[entries[object_id].value for object_id in task.slots]):
+                for value in (task.args, *[entries[ref].value for ref in task.slots]):
                     extent = extent_of(value)
                     if extent is not None:
                         found[extent_key(extent)] = None

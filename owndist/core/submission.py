@@ -14,10 +14,12 @@ from collections import deque
 from typing import Any
 
 from . import returns as several
-from .commands import CancelAnswered, Command, Complete, JudgeError, Log, Send, Spawn
-from .ids import ObjectId, ProcessNumber, TaskId, execution_id
-from .leasing import AHEAD_NS, OVERDUE_NS, UP, Leasing, Worker
-from .messages import OUTCOME, RECALL, STOP, TASK
+from .borrowing import Borrowing
+from .commands import CancelAnswered, Command, Complete, JudgeError, Log, Send
+from .demand import Demand, Landlord
+from .ids import ObjectId, ProcessNumber, Ref, TaskId, execution_id
+from .leasing import AHEAD_NS, OVERDUE_NS, Leases, Worker
+from .messages import OUTCOME, RECALL, TASK, WANT
 from .references import Entry, ReferenceTable
 from .reports import Submitted
 from .task import T_JUDGING, T_OVER, T_READY, T_SENT, T_WAITING, Task
@@ -34,10 +36,21 @@ class Submission:
     """The tasks of this owner."""
 
     def __init__(
-        self, references: ReferenceTable, leasing: Leasing, commands: list[Command]
+        self,
+        number: ProcessNumber,
+        references: ReferenceTable,
+        borrowing: Borrowing,
+        leases: Leases,
+        landlord: Landlord,
+        commands: list[Command],
     ) -> None:
+        self.number = number
         self.references = references
-        self.leasing = leasing
+        self.borrowing = borrowing
+        self.leases = leases
+        self.landlord = landlord
+        # This process as a worker of its own: it runs tasks for which it waits.
+        self.here = Worker(number)
         self.tasks: dict[TaskId, Task] = {}
         # Tasks with several values, by the objects that do not have the task's own id.
         self.makers: dict[ObjectId, Task] = {}
@@ -46,6 +59,7 @@ class Submission:
         self.submitted = self.finished = self.failed = self.cancelled = self.retried = 0
         self.cancelling_all = False  # what has not started is not to start any more
         self.sent_ahead = False  # something may wait behind a task on a worker
+        self.demand = Demand(landlord)
         self._commands = commands
 
     # -- coming in
@@ -91,79 +105,70 @@ class Submission:
     def dispatch(self, now: int) -> None:
         """Hand ready tasks to workers that can take one, and ask for more workers if need be."""
         ready = self.ready
-        leasing = self.leasing
-        current = self.references.current
+        leases = self.leases
         while ready:
             task = ready[0]
             if task.state != T_READY:
-                ready.popleft()  # cancelled, or failed with an argument, since it was queued
+                ready.popleft()  # cancelled, failed with an argument, or run here meanwhile
                 continue
             cost = self.estimates.get(task.function, AHEAD_NS)
-            worker = leasing.pick(cost)
+            worker = leases.pick(cost)
             if worker is None:
-                if leasing.slots_used < leasing.max_workers:
-                    self._ask_for_workers()
-                return
+                self.demand.tell(ready, bool(self.tasks), now)
+                worker = leases.pick(cost)  # it may have been had at once
+                if worker is None:
+                    return
             ready.popleft()
-            task.state = T_SENT
-            task.worker = worker
-            task.attempt += 1
-            task.cost_ns = cost
             if worker.queue:
                 self.sent_ahead = True
-            leasing.assign(worker, task, now)
-            needs = task.entries
-            slots: Any = None
-            if task.slots:
-                objects = [self.references.entries[object_id] for object_id in task.slots]
-                slots = tuple([current(entry.value) for entry in objects])
-                for entry in objects:
-                    needs += entry.entries
-            self._commands.append(
-                Send(
-                    worker.number,
-                    (
-                        TASK,
-                        task.id,
-                        task.attempt,
-                        task.function,
-                        needs,
-                        task.args if type(task.args) is bytes else current(task.args),
-                        slots,
-                        task.name,
-                        None if task.returns is None else task.returns.for_worker(),
-                    ),
-                )
-            )
+            task.cost_ns = cost
+            leases.assign(worker, task, now)
+            self._commands.append(Send(worker.number, self.start(task, worker)))
 
-    def _ask_for_workers(self) -> None:
-        """Tasks are ready and no worker can take one."""
-        leasing = self.leasing
-        waiting = 0
-        for task in self.ready:
-            waiting += task.state == T_READY  # not cancelled meanwhile
-            if waiting == leasing.max_workers:
-                break
-        wanted = not leasing.slots_used and any(
-            task.wanted and task.state == T_READY for task in self.ready
+    def start(self, task: Task, worker: Worker) -> tuple[Any, ...]:
+        """The task goes to the worker, which has it in its queue already."""
+        task.state = T_SENT
+        task.worker = worker
+        task.attempt += 1
+        needs = task.entries
+        slots: Any = None
+        if task.slots:
+            objects = [self.references.entries[ref] for ref in task.slots]
+            slots = tuple([self.references.current(entry.value) for entry in objects])
+            for entry in objects:
+                needs += entry.entries
+        return (
+            TASK,
+            task.id,
+            task.attempt,
+            task.function,
+            needs,
+            task.args if type(task.args) is bytes else self.references.current(task.args),
+            slots,
+            task.name,
+            None if task.returns is None else task.returns.for_worker(),
+            # A task that it ran itself might have been what killed the last one.
+            task.charged == 0 and task.max_retries > 0,
         )
-        for number in leasing.spawn_for(waiting, wanted):
-            self._commands.append(Spawn(number))
 
     def task_of(self, object_id: ObjectId) -> Task | None:
         """The task that makes an object, until it has its outcome."""
         return self.tasks.get(object_id) or self.makers.get(object_id)
 
-    def want(self, object_id: ObjectId) -> None:
+    def want(self, ref: Ref) -> None:
         """A worker waits for this object: its task, and those that it waits for, go first."""
-        todo = [object_id]
+        todo = [ref]
         while todo:
             wanted = todo.pop()
+            if type(wanted) is not int:
+                self._commands.append(Send(wanted.owner, (WANT, wanted.id)))  # type: ignore[union-attr]
+                continue
             task = self.task_of(wanted)
             if task is None or task.wanted:
                 continue
             task.wanted = True
             if task.state == T_READY:
+                self.demand.wanted = True
                 self.ready.remove(task)
                 self.ready.appendleft(task)
             else:
@@ -171,11 +176,10 @@ class Submission:
 
     def recall_overdue(self, now: int) -> int | None:
         """Call back what waits behind a task that runs long. When to look again, if ever."""
-        leasing = self.leasing
-        if leasing.slots_used == 1 and leasing.max_workers == 1:
+        if not self.landlord.has_others():
             return None  # there is nobody else to run it
         due = None
-        for worker in leasing.workers.values():
+        for worker in self.leases.workers.values():
             if len(worker.queue) > 1:
                 at = worker.progress_at + OVERDUE_NS
                 if at <= now:
@@ -188,13 +192,15 @@ class Submission:
 
     def recall(self, worker: Worker) -> None:
         """Ask the worker for all that it has not started."""
-        self.leasing.pass_over(worker)
+        self.leases.pass_over(worker)
         worker.asked_back = True
         tasks = list(worker.queue)
         worker.recalls.append({task.id: task.attempt for task in worker.queue.values()})
         self._commands.append(Send(worker.number, (RECALL, tuple(tasks))))
 
-    def on_recalled(self, worker: Worker, asked: tuple[int, ...], given: tuple[int, ...]) -> None:
+    def on_recalled(
+        self, worker: Worker, asked: tuple[int, ...], given: tuple[int, ...], now: int
+    ) -> None:
         """The worker's answer: what it gives back it will not start."""
         worker.asked_back = False
         attempts = worker.recalls.popleft() if worker.recalls else {}
@@ -208,12 +214,12 @@ class Submission:
                     task.cancel_asked = False
                     self._commands.append(CancelAnswered(task_id, False))
                 continue
-            self.leasing.relieve(worker, task)
+            self.leases.relieve(worker, task)
             self._requeue(task)
         if not worker.queue:
             # With a task that has started it stays passed over: what has just come back must
             # not go there again while somebody else could run it.
-            self.settle_down(worker)
+            self.settle_down(worker, now)
 
     def _requeue(self, task: Task) -> None:
         task.worker = None
@@ -223,12 +229,47 @@ class Submission:
             self.settle(task, CANCELLED, None)
         else:
             task.state = T_READY
+            self.demand.wanted |= task.wanted
             self.ready.appendleft(task)
 
-    def settle_down(self, worker: Worker) -> None:
+    def settle_down(self, worker: Worker, now: int) -> None:
         """After changes to a worker's queue."""
-        if self.leasing.settle_down(worker):
-            self._commands.append(Send(worker.number, (STOP,)))
+        if worker is self.here:
+            return
+        leases = self.leases
+        if leases.settle_down(worker) or (
+            worker.number in leases.idle and self.landlord.wants_back()
+        ):
+            self.give_back(worker, now)
+
+    def give_back(self, worker: Worker, now: int) -> None:
+        """A worker with nothing to do goes back to the lessor."""
+        self.leases.remove(worker.number)
+        self.landlord.give_back(worker.number, worker.ran, now)
+
+    def give_back_idle(self, now: int) -> None:
+        """Nothing here will need them soon."""
+        for worker in list(self.leases.idle.values()):
+            self.give_back(worker, now)
+
+    def revoke(self, worker: Worker, now: int) -> None:
+        """The lessor wants it back: it does what it has started, and no more."""
+        self.leases.revoke(worker)
+        if len(worker.queue) > 1 and not worker.asked_back:
+            self.recall(worker)
+        self.settle_down(worker, now)
+
+    def block(self, worker: Worker) -> None:
+        """The worker's task waits for a future; what stands behind it goes elsewhere."""
+        if self.leases.block(worker) and len(worker.queue) > 1:
+            self.recall(worker)
+
+    def unblock(self, worker: Worker, now: int) -> None:
+        """It waits no more."""
+        if worker.waits:
+            worker.waits = False
+            if not worker.queue or not worker.open:  # else it is passed over until it reports
+                self.settle_down(worker, now)
 
     # -- coming back
 
@@ -238,8 +279,9 @@ class Submission:
         task = self.tasks.get(task_id)
         if worker is None or task is None or not task.runs_on(worker, attempt):
             # Stale. A stored value's memory goes with its worker: it may have been freed before.
+            if extras is not None:
+                self.references.release_all(extras[1], self.number)
             return
-        leasing = self.leasing
         del worker.queue[task_id]
         worker.load_ns -= task.cost_ns
         worker.progress_at = now
@@ -250,24 +292,25 @@ class Submission:
         if estimate is not None:
             cost = estimate + ((cost - estimate) >> (1 if cost < estimate else 3))
         self.estimates[task.function] = cost
-        if worker.status == UP and worker.queue:
-            if worker.load_ns * 2 <= AHEAD_NS:
-                leasing.hungry[worker.number] = worker
+        if worker.queue and worker.open:
+            if worker.load_ns * 2 <= AHEAD_NS and worker is not self.here:
+                self.leases.hungry[worker.number] = worker
         else:
-            self.settle_down(worker)
+            self.settle_down(worker, now)
         if task.cancel_asked:
             task.cancel_asked = False
             self._commands.append(CancelAnswered(task_id, False))
-        nested: tuple[ObjectId, ...] = ()
+        nested: tuple[Ref, ...] = ()
         if extras is not None:
             # Before the arguments are let go: from here on these keep what they name.
-            nested, entries = self.references.take_extras(worker.number, extras)
+            nested, entries = self.borrowing.take_extras(worker.number, extras)
             if entries:
                 self.references.entries[task_id].entries = entries
         if status == READY and self.references.is_lost(value, worker.number):
             self.failed += 1
             text = "it was let go before its task had passed it on"
             self.settle(task, FAILED, (LOST, text, task.name))
+            self.references.release_unneeded(nested)
         elif status == READY:
             self.finished += 1
             self.settle(task, READY, value, nested)
@@ -301,9 +344,10 @@ class Submission:
     def on_worker_ended(
         self, worker: Worker, running: int, pid: int | None, exitcode: int | None, stack: str
     ) -> None:
-        """A worker is gone. What it ran is charged a retry; what only waited there is not.
+        """A leased worker is gone. What it ran is charged a retry; what only waited is not.
 
-        A task may have come back to the worker that has just reported it, so the attempt counts.
+        `running` is the execution of a task of this owner that it had started, or 0. A task may
+        have come back to the worker that has just reported it, so the attempt counts.
         """
         for task in reversed(list(worker.queue.values())):
             if execution_id(task.id, task.attempt) != running:
@@ -331,7 +375,7 @@ class Submission:
         task: Task,
         status: int,
         value: Value | Failure | None,
-        nested: tuple[ObjectId, ...] = (),
+        nested: tuple[Ref, ...] = (),
     ) -> None:
         """The task has its outcome; whoever takes its value goes on, or fails with it."""
         todo = [task]
@@ -367,7 +411,7 @@ class Submission:
         entry: Entry,
         status: int,
         value: Value | Failure | None,
-        nested: tuple[ObjectId, ...] = (),
+        nested: tuple[Ref, ...] = (),
     ) -> list[Task]:
         """An object has its outcome. Returns the tasks that waited for it, already made ready
         if it is there, to be failed by the caller if not."""
@@ -388,60 +432,22 @@ class Submission:
                 if not task.waiting and task.state == T_WAITING:
                     task.state = T_READY
                     if task.wanted:
+                        self.demand.wanted = True
                         self.ready.appendleft(task)
                     else:
                         self.ready.append(task)
         return dependents
 
-    # -- cancelling
+    # -- the end
 
-    def cancel(self, task_id: TaskId) -> None:
-        """Keep the task from running, if it has not started, or not again."""
-        task = self.task_of(task_id)
-        if task is None:
-            self._commands.append(CancelAnswered(task_id, False))
-        elif task.state == T_JUDGING:
-            task.cancel_asked = True  # whether it would run again is about to be known
-        elif task.state == T_SENT:
-            assert task.worker is not None
-            if not task.cancel_asked:
-                task.cancel_asked = True
-                task.worker.recalls.append({task.id: task.attempt})
-                self._commands.append(Send(task.worker.number, (RECALL, (task.id,))))
-        else:
-            self._commands.append(CancelAnswered(task.id, True))
-            self.settle(task, CANCELLED, None)
-
-    def withdraw_cancel(self, task_id: TaskId) -> None:
-        """Who asked has given up, and said so. If its worker gives it back, it goes elsewhere."""
-        task = self.task_of(task_id)
-        if task is not None and not self.cancelling_all:
-            task.cancel_asked = False
-
-    def cancel_all(self) -> None:
-        """Keep every task from running that has not started."""
-        self.cancelling_all = True
-        self.cancel_unsent()
-        for worker in self.leasing.workers.values():
-            for task in worker.queue.values():
-                task.cancel_asked = True
-            if worker.queue:
-                self.recall(worker)
-
-    def cancel_unsent(self) -> None:
-        """Keep every task from running that no worker has."""
-        for task in list(self.tasks.values()):
-            if task.state in (T_WAITING, T_READY):
-                self.settle(task, CANCELLED, None)
-
-    def fail_all(self, failure: Failure) -> None:
+    def fail_all(self, failure: Failure, now: int) -> None:
         """No worker will ever run them."""
         relieved: dict[ProcessNumber, Worker] = {}
         for task in list(self.tasks.values()):
             if task.state == T_OVER:
                 continue
             if task.worker is not None and task.state == T_SENT:
-                self.leasing.relieve(task.worker, task)
+                self.leases.relieve(task.worker, task)
                 relieved[task.worker.number] = task.worker
             if task.state != T_WAITING:
                 self.failed += 1
@@ -449,7 +455,7 @@ class Submission:
                 self._commands.append(CancelAnswered(task.id, False))
             self.settle(task, FAILED, failure)
         for worker in relieved.values():
-            self.settle_down(worker)
+            self.settle_down(worker, now)
 
     def check(self) -> None:
         """The invariants; raises AssertionError naming the task."""
@@ -457,8 +463,9 @@ class Submission:
 
 
 def _check(submission: Submission) -> None:
-    entries = submission.references.entries
-    arguments: dict[ObjectId, int] = {}
+    references, leases = submission.references, submission.leases
+    entries = references.entries
+    arguments: dict[Ref, int] = {}
     for task in submission.tasks.values():
         entry = entries.get(task.id)
         assert entry is not None and entry.status == PENDING, f"task {task.id}: no entry"
@@ -469,7 +476,8 @@ def _check(submission: Submission) -> None:
             arguments[slot] = arguments.get(slot, 0) + 1
         if task.state == T_SENT:
             assert task.worker is not None and task.worker.queue.get(task.id) is task
-            assert task.worker.number in submission.leasing.workers
+            here = task.worker is submission.here
+            assert here or leases.workers.get(task.worker.number) is task.worker
         assert task.charged <= task.max_retries, f"task {task.id} overspent its retries"
     for entry in entries.values():
         assert entry.arguments == arguments.get(entry.id, 0), (
@@ -477,5 +485,5 @@ def _check(submission: Submission) -> None:
         )
     for object_id, task in submission.makers.items():
         assert submission.tasks.get(task.id) is task, f"object {object_id} has no task"
-    ready = [task for task in submission.ready if task.state == T_READY]
+    ready = {task.id for task in submission.ready if task.state == T_READY}
     assert len(ready) == sum(t.state == T_READY for t in submission.tasks.values())

@@ -33,6 +33,7 @@ ERROR = "error"  # bytes: the pickled exception of the task
 DIED = "died"  # (pid, exit code, attempts, stack): the worker ended under the task
 BROKEN = "broken"  # (text, error bytes or None): the pool cannot make workers
 LOST = "lost"  # text: the value is gone
+OWNER_DIED = "owner died"  # text: the process that had submitted its task is gone
 
 
 def extent_of(value: Value | Failure | None) -> Extent | None:

@@ -56,11 +56,12 @@ def filling_slots(load: Callable[[Any], Any], values: tuple[Any, ...]) -> Iterat
             loaded[index] = load(values[index])
         return loaded[index]
 
+    outer = getattr(_active, "loader", None)
     _active.loader = loader
     try:
         yield
     finally:
-        del _active.loader
+        _active.loader = outer
         loaded.clear()
 
 

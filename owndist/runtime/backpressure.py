@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from ..core.leasing import BLOCKED
 from ..core.machine import Machine
 
 
@@ -81,5 +80,5 @@ class Gate:
         """Whether a task can end without help from outside."""
         machine = self._machine
         return bool(machine.submission.ready) or any(
-            worker.queue and worker.status != BLOCKED for worker in machine.leasing.workers.values()
+            worker.queue and not worker.waits for worker in machine.leases.workers.values()
         )

@@ -20,7 +20,7 @@ import mmap
 import os
 import sys
 
-_RUNNING, _SEGMENTS, _LENGTH, _SLOT = range(4)
+_RUNNING, _SEGMENTS, _LENGTH, _SLOT, _OWNER = range(5)
 
 _OUTBOX_AT = 4096
 OUTBOX_BYTES = 128 * 1024  # replies of 100 KiB fit; larger ones do not exist (they are stored)
@@ -64,8 +64,9 @@ class CrashRecord:
 
     # -- written by the worker
 
-    def start(self, execution: int) -> None:
-        """This execution of a task is about to start; see `core.ids.execution_id`."""
+    def start(self, execution: int, owner: int) -> None:
+        """This execution of an owner's task is about to start; see `core.ids.execution_id`."""
+        self._words[_OWNER] = owner
         self._words[_RUNNING] = execution
 
     def finish(self) -> None:
@@ -104,6 +105,11 @@ class CrashRecord:
     def running(self) -> int:
         """The execution that had started and was not reported; 0 for none."""
         return self._words[_RUNNING]
+
+    @property
+    def owner(self) -> int:
+        """Whose task that is."""
+        return self._words[_OWNER]
 
     @property
     def segments(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 from ..core.reports import Yielded
@@ -47,28 +46,27 @@ class Deliveries:
     def _tell(self, index: int, value: object) -> None:
         """Store a value and tell the owner of it."""
         worker = self._worker
-        status, stored, nested, entries, buffers = store_one(worker, value, self._name)
+        status, stored, futures, entries, buffers = store_one(worker, value, self._name)
+        if futures:
+            worker.announce(futures)
         extent = extent_of(stored)
-        if extent is None or extent_key(extent) not in worker._pinned:
+        if extent is None or not worker.machine.running.is_told(extent_key(extent)):
             buffers.clear()  # as in `Worker._run_task`
         with worker._lock:
+            mapped = tuple(worker._store.mapped())
+            worker._feed(Yielded(self._task, self._attempt, index, status, stored, mapped, entries))
+            futures.clear()
             worker._forget_dropped()
-            mapped = worker._new_pins()
-            report = Yielded(
-                self._task, self._attempt, index, status, stored, nested, mapped, entries
-            )
-            for command in worker._machine.handle(report, time.perf_counter_ns()):
-                worker._perform(command)
 
     def _may_yield(self, index: int) -> bool:
         """Wait until the task may yield this value, or never may."""
         worker = self._worker
-        may_yield = worker._machine.execution.may_yield
+        may_yield = worker.machine.execution.may_yield
         with worker._lock:
             may = may_yield(index)
         if may is None:
             # Nobody may take a value before a task has run that needs this worker's place.
-            waiting = worker.begin_waiting(None)
+            waiting = worker.begin_waiting(())
             try:
                 with worker.credit:
                     while (may := may_yield(index)) is None:

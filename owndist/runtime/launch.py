@@ -54,6 +54,7 @@ def launch(
     initializer: Callable[..., object] | None,
     initargs: tuple[Any, ...],
     store_bytes: int | None,
+    max_retries: int,
 ) -> Launched:
     """Start a template process.
 
@@ -62,6 +63,7 @@ def launch(
         method: "fork", "forkserver" or "spawn".
         initializer, initargs: run in every worker before its first task.
         store_bytes: the limit of shared memory; None to choose one.
+        max_retries: of tasks that tasks submit, unless they say otherwise.
 
     Raises:
         OSError: no process or no descriptor can be had. Nothing is left.
@@ -98,6 +100,8 @@ def launch(
             initargs=initargs if inherits else (),
             payload=payload,
             method=method,
+            max_workers=max_workers,
+            max_retries=max_retries,
         )
         if inherits:
             from ..wire.functions import Encoder

@@ -21,6 +21,7 @@ from ..store.segments import segment_name, size_of_segment, unlink_segment, unli
 from ..transport.link import Link
 from ..wire.frames import FrameDecoder
 from ..wire.functions import Encoder
+from .courier import Courier
 from .crash_record import CrashRecord, create_file
 from .nursery import Nursery, Started, fork_quietly
 from .setup import WorkerSetup
@@ -29,18 +30,18 @@ from .setup import WorkerSetup
 class WorkerProcess:
     """What the driver keeps about one worker process."""
 
-    __slots__ = ("at_end", "entries", "known", "link", "number", "nursery", "pid", "record")
+    __slots__ = ("at_end", "courier", "link", "linked", "number", "nursery", "pid", "record")
 
     def __init__(
-        self, number: int, link: Link, record: CrashRecord, nursery: Nursery, known: set[int]
+        self, number: int, link: Link, record: CrashRecord, nursery: Nursery, courier: Courier
     ) -> None:
         self.number = number
         self.link = link
         self.record = record
         self.nursery = nursery  # the template that forks it, and tells of its end
         self.pid: int | None = None
-        self.known = known  # definitions that it has
-        self.entries: dict[str, int] = {}  # {global of __main__: key of what it was last sent}
+        self.courier = courier
+        self.linked: set[int] = set()  # workers to which it was given a link of its own
         self.at_end = False  # nothing more comes by the link
 
 
@@ -81,8 +82,8 @@ class WorkerPool:
         self._unflushed: dict[int, Link] = {}  # links with messages posted and not sent
         self._blocked: dict[int, Link] = {}  # links whose socket is full
         self._past_sent = self._past_received = 0  # bytes of links that are closed
-        self._segments = 0  # of the worker whose end is being reported
-        self._slot = 0  # its place in the ledger
+        self._segments: dict[int, int] = {}  # how many a dead worker made, until they are swept
+        self._slots: dict[int, int] = {}  # and their places in the ledger
         self._nursery = nursery
         selector.register(nursery, selectors.EVENT_READ, nursery)
 
@@ -97,12 +98,13 @@ class WorkerPool:
             payload = self._setup.payload
             known = set(payload.definitions) if payload is not None else set()
             record = CrashRecord(record_fd)
-            used = frozenset(other.record.slot for other in self.processes.values())
+            used = {*self._slots.values(), *(w.record.slot for w in self.processes.values())}
             record.slot = next(slot for slot in itertools.count(1) if slot not in used)
-            worker = WorkerProcess(number, link, record, self._nursery, known)
+            entries = {}
             if payload is not None:
-                for key in payload.entries:
-                    worker.entries[self._encoder.entry_name[key]] = key
+                entries = {self._encoder.entry_name[key]: key for key in payload.entries}
+            courier = Courier(self._encoder, known, entries)
+            worker = WorkerProcess(number, link, record, self._nursery, courier)
             self.processes[number] = worker
             self._selector.register(link, selectors.EVENT_READ, worker)
             self._nursery.start_worker(number, theirs, record_fd)
@@ -115,38 +117,30 @@ class WorkerPool:
         worker = self.processes.get(number)
         if worker is None:
             return
-        link = worker.link
-        if message[0] == m.TASK:
-            function, needs = message[3], message[4]
-            if function not in worker.known:
-                link.post((m.DEFINE, function, self._encoder.definitions[function]))
-                worker.known.add(function)
-            if needs:
-                self._post_entries(worker, self._encoder.complete(needs))
-        elif message[0] == m.OUTCOME and message[4]:
-            # The value may be loaded by the task that runs now: the worker looks these up among
-            # what is queued behind it.
-            keys = self._encoder.complete(message[4])
-            self._post_entries(worker, keys)
-            message = (*message[:4], keys)
-        link.post(message)
-        self._unflushed[number] = link
-
-    def _post_entries(self, worker: WorkerProcess, keys: tuple[int, ...]) -> None:
-        """Post the namespace entries that differ from what the worker was last sent."""
-        for key in keys:
-            name = self._encoder.entry_name[key]
-            if worker.entries.get(name) != key:
-                worker.link.post((m.ENTRY, key, self._encoder.definitions[key]))
-                worker.entries[name] = key
+        worker.courier.post(worker.link, message)
+        self._unflushed[number] = worker.link
 
     def forget(self, kept: Container[int]) -> None:
         """Have workers drop all definitions but these."""
         for number, worker in self.processes.items():
-            gone = tuple([key for key in worker.known if key not in kept])
-            if gone:
-                worker.known.difference_update(gone)
-                self.post(number, (m.FORGET, gone))
+            if worker.courier.forget(worker.link, kept):
+                self._unflushed[number] = worker.link
+
+    def _connect(self, one: WorkerProcess, number: int) -> None:
+        """Give two workers a link of their own."""
+        other = self.processes.get(number)
+        if other is None:
+            # Its end was told to all, but this one may be younger.
+            self.post(one.number, (m.GONE, number, 0, 0, None, None, ""))
+            return
+        if number in one.linked or other.at_end:
+            return  # there is one, or its end is about to be told
+        one.linked.add(number)
+        other.linked.add(one.number)
+        ends = socket.socketpair()
+        for worker, peer, end in ((one, number, ends[0]), (other, one.number, ends[1])):
+            worker.link.post_with_fd((m.LINK, peer), end)
+            self._unflushed[worker.number] = worker.link
 
     def flush(self) -> None:
         """Send what was posted."""
@@ -168,6 +162,12 @@ class WorkerPool:
                 worker.nursery.kill(worker.number, signum)
             elif worker.pid is not None and not worker.at_end:
                 os.kill(worker.pid, signum)
+
+    def kill(self, number: int) -> None:
+        """End one worker at once."""
+        worker = self.processes.get(number)
+        if worker is not None:
+            worker.nursery.kill(number)
 
     def tell_of_laggards(self) -> None:
         """Log which workers were told to stop and have not."""
@@ -200,6 +200,9 @@ class WorkerPool:
             return
         messages, alive = worker.link.receive()
         if messages:
+            for message in messages:
+                if message[0] == m.CONNECT:
+                    self._connect(worker, message[1])
             self._feed(Received(worker.number, messages))
         if not alive:
             self._forget_link(worker)
@@ -259,27 +262,33 @@ class WorkerPool:
         worker.link.close()
         record = worker.record
         unsent = FrameDecoder().feed(record.outbox())
-        if unsent:
-            self._feed(Received(number, unsent))
-        running, self._segments, stack = record.running, record.segments, record.stack()
-        self._slot = record.slot
+        mine = [message for message in unsent if message[0] not in (m.SAY, m.CONNECT)]
+        if mine:
+            self._feed(Received(number, mine))
+        for message in unsent:
+            if message[0] == m.SAY:
+                self.post(message[1], (m.SAID, number, message[2]))
+        running, owner, stack = record.running, record.owner, record.stack()
+        self._segments[number] = record.segments
+        self._slots[number] = record.slot
         record.close()
-        self._feed(WorkerEnded(number, running, worker.pid, exitcode, stack))
+        self._feed(WorkerEnded(number, running, worker.pid, exitcode, stack, owner))
 
     def sweep(self, number: int, keep: frozenset[str]) -> None:
-        """Unlink what the worker wrote whose end is being reported, but these segments."""
+        """Unlink what a dead worker wrote, but these segments."""
         session, directory = self._setup.session, self._setup.spill_directory
+        count = self._segments.pop(number, 0)
         if not keep:
-            unlink_segments(session, number, self._segments, directory)
+            unlink_segments(session, number, count, directory)
         else:
-            for k in range(self._segments):
+            for k in range(count):
                 name = segment_name(session, number, k)
                 for place in (name, os.path.join(directory, name)):
                     if place not in keep:
                         unlink_segment(place)
         left = {name: size_of_segment(name) for name in keep if not os.path.isabs(name)}
         self._left.update(left)
-        self._ledger.bury(self._slot, sum(left.values()))
+        self._ledger.bury(self._slots.pop(number, 0), sum(left.values()))
 
     def unlink(self, segment: str) -> None:
         """Remove what a dead worker has left: nobody needs it any more."""

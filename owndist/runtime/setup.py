@@ -49,6 +49,8 @@ class WorkerSetup(Record):
         "initargs",
         "payload",
         "method",
+        "max_workers",
+        "max_retries",
     )
 
     def __init__(
@@ -63,6 +65,8 @@ class WorkerSetup(Record):
         initargs: tuple[Any, ...],
         payload: InitPayload | None,  # stands for the two before it where nothing is inherited
         method: str,  # "fork", "forkserver" or "spawn"
+        max_workers: int,  # of the executor, for tasks that submit tasks; so is max_retries
+        max_retries: int,
     ) -> None:
         self.session = session
         self.spill_directory = spill_directory
@@ -74,6 +78,8 @@ class WorkerSetup(Record):
         self.initargs = initargs
         self.payload = payload
         self.method = method
+        self.max_workers = max_workers
+        self.max_retries = max_retries
 
 
 # How long a value waits for room, in seconds, where neither shared memory nor the disk has any:

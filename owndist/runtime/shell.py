@@ -31,6 +31,7 @@ from ..core.commands import (
     Drained,
     Free,
     JudgeError,
+    Kill,
     Log,
     Moved,
     Send,
@@ -56,18 +57,15 @@ from ..core.values import (
     BROKEN,
     ERROR,
     FAILED,
-    READY,
-    extent_of,
 )
 from ..futures import Future
-from ..settled import SettledCondition
 from ..wire.failures import exception_of
 from .backpressure import Gate
 from .change import Change
 from .launch import Launched, launch
+from .owner import Owner
 from .parts import make_parts
 from .spiller import Spiller
-from .streams import Streams
 from .template import NOT_STARTED
 
 _log = logging.getLogger("owndist.driver")
@@ -82,7 +80,7 @@ _PATIENCE_S = 5.0
 _now = time.monotonic_ns
 
 
-class Shell:
+class Shell(Owner):
     """The machine of a driver, with all that it needs to act.
 
     Args:
@@ -92,6 +90,7 @@ class Shell:
         max_tasks_per_child: after so many tasks a worker is replaced.
         store_bytes: how much shared memory all values may take; None to choose.
         max_pending_tasks, max_pending_bytes: beyond them `submit` waits; None for any amount.
+        max_retries: of tasks that tasks submit.
     """
 
     def __init__(
@@ -104,39 +103,28 @@ class Shell:
         store_bytes: int | None,
         max_pending_tasks: int | None,
         max_pending_bytes: int | None,
+        max_retries: int,
     ) -> None:
+        super().__init__(DRIVER, Machine(DRIVER, max_workers, max_tasks_per_child))
         self.pid = os.getpid()
-        self.machine = Machine(DRIVER, max_workers, max_tasks_per_child)
         self.ended = threading.Event()  # nothing of the executor is left
-        self.settled = SettledCondition()  # see `Future`
+        self._answered = threading.Condition(self._lock)  # owners have answered
+        self._awaiting = 0  # threads that wait for that
         self._max_workers = max_workers
         self._method = method
         self._initializer = initializer
         self._initargs = initargs
         self._store_bytes = store_bytes
-        # Guards the machine, the pool and all tables below.
-        self._lock = threading.Lock()
-        self._gate: Gate | None = None
+        self._max_retries = max_retries
         if max_pending_tasks is not None or max_pending_bytes is not None:
             self._gate = Gate(self._lock, self.machine, max_pending_tasks, max_pending_bytes)
         self._started = False  # there are the `Parts`
-        self._last_id = 0
         self._since_read = 0  # submissions
-        self._forget_at = 10_000  # definitions; see `_forget_definitions`
-        self._pending: dict[int, Future[Any]] = {}  # futures to come; keeps them alive
-        self._stored: weakref.WeakValueDictionary[int, Future[Any]] = (
-            weakref.WeakValueDictionary()
-        )  # futures with values in shared memory
-        self._retry_types: dict[int, tuple[type[BaseException], ...]] = {}
-        self._cancels: dict[int, list[Ticket]] = {}
         # What the reader is to do; appended to by anyone, without the lock.
-        self._completions: deque[tuple[Future[Any], int, Any]] = deque()
         self._callbacks: deque[Future[Any]] = deque()  # futures that are done and have some
         self._judgements: deque[JudgeError] = deque()
         self._logs: deque[tuple[Any, ...]] = deque()  # level, text, arguments
-        self._dropped: deque[int] = deque()
         self._change = Change(self._wake)
-        self.streams = Streams(self)
         self._unspawned: deque[tuple[int, str]] = deque()  # workers that could not be started
         self._deadline: int | None = None  # what the reader waits for; the machine's, in ns
         # Ending, in this order: asked for; every task done; workers gone (`ended`).
@@ -145,7 +133,6 @@ class Shell:
         self._drained = False
         self._remark_at: float | None = None
         self._aborted = False
-        self._bytes_mapped = self._bytes_put = 0
         _all.add(self)
 
     # -- starting
@@ -179,6 +166,7 @@ class Shell:
                     self._initializer,
                     self._initargs,
                     self._store_bytes,
+                    self._max_retries,
                 )
             self.machine.spilling.set_limit(launched.store_bytes)
             self._parts = parts = make_parts(self, self._feed, self._log_later, launched)
@@ -203,19 +191,9 @@ class Shell:
             else:
                 self._perform(command)
         deadline = self.machine.next_deadline()
-        if deadline is not None and self._deadline is None:
+        if deadline is not None and (self._deadline is None or deadline < self._deadline):
             self._deadline = deadline
             self._reader.poke()
-
-    def _outcome(self, task: int, status: int, value: Any) -> None:
-        self._retry_types.pop(task, None)
-        if self._gate is not None:
-            self._gate.remove(task)
-        future = self._pending.pop(task, None)
-        if future is not None:
-            if status == READY and type(value) is tuple and extent_of(value) is not None:
-                self._stored[task] = future
-            self._completions.append((future, status, value))
 
     def _perform(self, command: Command) -> None:
         if isinstance(command, Free):
@@ -241,6 +219,8 @@ class Shell:
             self._store.choose(command.serial, command.taken)
         elif isinstance(command, SweepDead):
             self._pool.sweep(command.worker, command.keep)
+        elif isinstance(command, Kill):
+            self._pool.kill(command.worker)
         elif isinstance(command, Log):
             self._log_later(command.level, command.text, command.args)
         elif isinstance(command, Drained):
@@ -256,6 +236,12 @@ class Shell:
 
     def _wake(self) -> None:
         self._reader.poke()
+
+    def _flush(self) -> None:
+        self._pool.flush()
+
+    def _is_over(self) -> bool:
+        return self.ended.is_set()
 
     def _log_later(self, level: int, text: str, args: tuple[Any, ...]) -> None:
         """Lock held. Handlers are the user's code, and may ask us things: not under the lock."""
@@ -279,6 +265,8 @@ class Shell:
         with self._lock:
             self._pool.on_ready(data, events)
             self._pool.flush()
+            if self._awaiting:
+                self._answered.notify_all()
 
     def end_burst(self) -> None:
         """Nothing more is submitted for now: send what waits for company, let the reader read."""
@@ -449,6 +437,7 @@ class Shell:
             # What the user gave us is not kept any longer than it is needed.
             self._initializer, self._initargs = None, ()
             self.ended.set()
+            self._answered.notify_all()
 
     def _detach_futures(self) -> None:
         """Lock held. The store is about to close: see that futures can still get their values."""
@@ -503,25 +492,6 @@ class Shell:
         self.pid = -1
         if self._started:
             self._parts.let_go()
-
-
-class Ticket:
-    """Somebody wants to hear whether a task was cancelled.
-
-    Attributes:
-        cancelled: the answer, or None.
-        answered: set with the answer; made when there is none at once.
-    """
-
-    def __init__(self) -> None:
-        self.cancelled: bool | None = None
-        self.answered: threading.Event | None = None
-
-    def answer(self, cancelled: bool) -> None:
-        """Say whether the task was cancelled."""
-        self.cancelled = cancelled
-        if self.answered is not None:
-            self.answered.set()
 
 
 def _exit_hook(driver: Shell) -> Callable[[], None]:

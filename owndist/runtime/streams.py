@@ -7,6 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from ..core.commands import Delivered
+from ..core.ids import DRIVER
 from ..core.reports import Consumed, StreamClosed, Submitted
 from ..core.returns import STREAM
 from ..core.values import ERROR, READY, extent_of
@@ -43,6 +44,11 @@ class Streams:
         """Lock held. What the user gets for a task that is about to be submitted."""
         count, name = options.num_returns, report.name
         if not isinstance(count, int):
+            if self._shell.number != DRIVER:
+                raise RuntimeError(
+                    "a task cannot open a stream: num_returns='stream' is for the "
+                    "process that made the executor"
+                )
             report.returns, report.buffer = STREAM, options.stream_buffer
             return self.open(first, name)
         report.returns = count

@@ -17,9 +17,9 @@ from .setup import WorkerSetup
 if TYPE_CHECKING:
     from .worker import Worker
 
-# status, value or failure, ids of futures inside the value, keys of namespace entries it needs,
-# and what keeps the mapping alive whose bytes the value names again, if it does
-TaskOutcome = tuple[int, Any, tuple[int, ...], tuple[int, ...], list[Any]]
+# status, value or failure, the futures inside the value, keys of namespace entries it needs, and
+# what keeps the mapping alive whose bytes the value names again, if it does
+TaskOutcome = tuple[int, Any, list[Any], tuple[int, ...], list[Any]]
 
 
 class Cut(Exception):
@@ -28,28 +28,29 @@ class Cut(Exception):
 
 def call_task(
     worker: Worker,
+    owner: int,
     key: int,
     args: Any,
     slots: Any,
     name: str,
     deliver: Callable[[Any], Any] | None = None,
 ) -> TaskOutcome:
-    """Run one task from its bytes to its outcome. Raises nothing.
+    """Run one task of an owner's from its bytes to its outcome. Raises nothing.
 
     Args:
         deliver: takes the result of a task with several values; returns the one that is left.
     """
     try:
         try:
-            function = worker.function(key)
+            function = worker.function(key, owner)
         except BaseException as error:
             raise _cannot_load("function", name, error) from error
         try:
             if slots is None:
-                positional, keywords = worker.load(args)
+                positional, keywords = worker.load_argument(args, owner)
             else:
-                with filling_slots(worker.load, slots):
-                    positional, keywords = worker.load(args)
+                with filling_slots(lambda slot: worker.load_argument(slot, owner), slots):
+                    positional, keywords = worker.load_argument(args, owner)
         except BaseException as error:
             raise _cannot_load("arguments", name, error) from error
         del args, slots
@@ -60,12 +61,12 @@ def call_task(
         # outcome; but not before the result is written: it may be one of them.
         return _store(worker, result, name)
     except Cut:
-        return CANCELLED, None, (), (), []
+        return CANCELLED, None, [], (), []
     except BaseException as error:
         # Also SystemExit and KeyboardInterrupt: as in the standard library they are the task's
         # outcome, not the worker's end.
         try:
-            return FAILED, (ERROR, dump_error(error), name), (), (), []
+            return FAILED, (ERROR, dump_error(error), name), [], (), []
         finally:
             # The traceback holds this frame and the user's: break the cycle now, so that the
             # arguments go with it.
@@ -79,7 +80,7 @@ def store_one(worker: Worker, value: object, name: str) -> TaskOutcome:
         return _store(worker, value, name)
     except BaseException as error:
         try:
-            return FAILED, (ERROR, dump_error(error), name), (), (), []
+            return FAILED, (ERROR, dump_error(error), name), [], (), []
         finally:
             error.__traceback__ = None
             del error
@@ -89,8 +90,7 @@ def _store(worker: Worker, result: object, name: str) -> TaskOutcome:
     try:
         encoded = _dump(result, name)
         value = worker.store_result(encoded.head, encoded.buffers, encoded.size)
-        nested = tuple([future._address[2] for future in encoded.futures])
-        return READY, value, nested, encoded.entries, encoded.buffers
+        return READY, value, encoded.futures, encoded.entries, encoded.buffers
     except BaseException as error:
         told = _cannot_dump(result, name, error)
         if told is error:

@@ -168,6 +168,15 @@ class Allocator:
             with self._lock:
                 place.arena.release(place.offset)
 
+    def abandon(self, place: Place) -> None:
+        """Never uses a sealed place again, for it may have readers that nobody knows."""
+        with self._lock:
+            if self._closed:
+                return  # all is unlinked
+            self._live_bytes -= place.held_bytes
+        if place.arena is None:
+            self._unlink(place.segment)
+
     def shed(self, keep_bytes: int) -> int:
         """Brings the memory kept free down to `keep_bytes`, and returns what was given back.
 

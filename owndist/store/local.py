@@ -299,6 +299,18 @@ class Store:
         if copy is not None:
             self._allocator.release(copy)
 
+    def abandon(self, extent_serial: int) -> None:
+        """Gives up a value that nobody owns any more, and that somebody may still have mapped.
+
+        Its memory is not used again. It goes with the last mapping, or, if it shares a segment with
+        other values, with the store.
+        """
+        if os.getpid() != self._pid:
+            return
+        place = self._places.pop(extent_serial, None)
+        if place is not None:
+            self._allocator.abandon(place)
+
     def read(self, stored: Stored) -> tuple[Mapping, bytes | memoryview, list[memoryview]]:
         """Maps a value of any process of this host.
 

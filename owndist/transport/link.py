@@ -11,22 +11,35 @@ each other for ever.
 
 from __future__ import annotations
 
+import array
+import os
 import socket
+from collections import deque
 from typing import Any
 
 from ..wire.frames import FrameDecoder, encode_frame
 
 Message = tuple[Any, ...]
 
+_FDS_BYTES = socket.CMSG_SPACE(16 * array.array("i").itemsize)  # of one read
+
 _READ_BYTES = 256 * 1024  # one read; about what a socket's buffer holds
 
 
 class Link:
-    """A link to one peer. The caller sees to it that one thread at a time uses it."""
+    """A link to one peer. The caller sees to it that one thread at a time uses it.
 
-    def __init__(self, sock: socket.socket) -> None:
+    Args:
+        sock: our end.
+        takes_fds: descriptors may come with messages; they are put into `fds`, in order.
+    """
+
+    def __init__(self, sock: socket.socket, takes_fds: bool = False) -> None:
         sock.setblocking(False)
         self._socket = sock
+        self._takes_fds = takes_fds
+        self.fds: deque[int] = deque()
+        self._with_fds: deque[tuple[Message, socket.socket]] = deque()
         self._decoder = FrameDecoder()
         self._outbox: list[Message] = []
         self._unsent = memoryview(b"")
@@ -42,10 +55,14 @@ class Link:
         """Have a message go out with the next `flush`."""
         self._outbox.append(message)
 
+    def post_with_fd(self, message: Message, sock: socket.socket) -> None:
+        """Have a message and a descriptor go out with the next `flush`; `sock` is then closed."""
+        self._with_fds.append((message, sock))
+
     @property
     def unsent(self) -> bool:
         """Whether something waits for room in the socket."""
-        return bool(self._unsent) or bool(self._outbox)
+        return bool(self._unsent) or bool(self._outbox) or bool(self._with_fds)
 
     def flush(self) -> bool:
         """Write as much as the socket takes. True: all is written.
@@ -55,11 +72,30 @@ class Link:
         while True:
             if not self._unsent:
                 if not self._outbox:
-                    return True
+                    return not self._with_fds or self._send_fds()
                 self._unsent = memoryview(encode_frame(self._outbox))
                 self._outbox.clear()
             if not self._write():
                 return False
+
+    def _send_fds(self) -> bool:
+        while self._with_fds:
+            message, sock = self._with_fds[0]
+            frame = encode_frame([message])
+            try:
+                sent = socket.send_fds(self._socket, [frame], [sock.fileno()])
+            except BlockingIOError:
+                return False
+            except OSError:
+                self.broken = True
+                sent = len(frame)
+            self._with_fds.popleft()
+            sock.close()
+            self.bytes_sent += sent
+            self._unsent = memoryview(frame)[sent:]
+            if not self._write():
+                return False
+        return True
 
     def write(self, data: bytes | memoryview) -> bool:
         """Write bytes that are whole frames, after what was posted. True: all is written."""
@@ -90,7 +126,10 @@ class Link:
         messages: list[Message] = []
         while True:
             try:
-                data = self._socket.recv(_READ_BYTES)
+                if self._takes_fds:
+                    data, ancillary, _, _ = self._socket.recvmsg(_READ_BYTES, _FDS_BYTES)
+                else:
+                    data, ancillary = self._socket.recv(_READ_BYTES), []
             except BlockingIOError:
                 return messages, True
             except OSError:
@@ -99,9 +138,22 @@ class Link:
                 return messages, False
             self.bytes_received += len(data)
             messages += self._decoder.feed(data)
-            if len(data) < _READ_BYTES:
-                return messages, True
+            if ancillary:
+                self._take_fds(ancillary)
+            elif len(data) < _READ_BYTES:
+                return messages, True  # a read ends where a descriptor comes, too
+
+    def _take_fds(self, ancillary: Any) -> None:
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds = array.array("i")
+                fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+                for fd in fds:
+                    os.set_inheritable(fd, False)
+                    self.fds.append(fd)
 
     def close(self) -> None:
         """Let go of the descriptor. What was not sent is lost."""
+        for _, sock in self._with_fds:
+            sock.close()
         self._socket.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..core.values import BROKEN, DIED, ERROR, LOST, Failure
+from ..core.values import BROKEN, DIED, ERROR, LOST, OWNER_DIED, Failure
 
 
 def exception_of(failure: Failure, asker: str | None = None) -> BaseException:
@@ -16,7 +16,7 @@ def exception_of(failure: Failure, asker: str | None = None) -> BaseException:
     """
     from concurrent.futures.process import BrokenProcessPool
 
-    from ..errors import InternalError, ObjectLost, WorkerDied
+    from ..errors import InternalError, ObjectLost, OwnerDied, WorkerDied
     from .outcomes import load_error
 
     kind, detail, task = failure
@@ -37,4 +37,6 @@ def exception_of(failure: Failure, asker: str | None = None) -> BaseException:
         return broken
     if kind == LOST:
         return ObjectLost(f"the value of {task or 'this future'} is gone: {detail}")
+    if kind == OWNER_DIED:
+        return OwnerDied(f"the value of {task or asker or 'this future'} is gone: {detail}")
     return InternalError(f"unknown kind of failure {kind!r}")

@@ -391,6 +391,10 @@ class Decoder:
             namespace.check_names(known[1])
         return known[0]
 
+    def has(self, key: int) -> bool:
+        """Whether the definition of this key is here."""
+        return key in self._functions or key in self._bodies
+
     def forget(self, keys: Iterable[int]) -> None:
         """Drop definitions; the sender must send them again before it uses them again."""
         for key in keys:

@@ -34,6 +34,8 @@ class _ThreadState(_local):
 
     # The futures met so far by the pickling that this thread is in; None outside of one.
     futures: list[Any] | None = None
+    # The peer that submits the task which is pickled; None outside of that.
+    submitter: Any = None
     # Makes a future from its address in the unpickling that this thread is in.
     future_factory: Callable[[Any], Any] | None = None
 
@@ -135,6 +137,11 @@ def load_future(address: Any) -> Any:
 
         raise NotSerializable("a pickled future can be loaded only by a task of its executor")
     return factory(address)
+
+
+def pickling_for() -> Any:
+    """The peer for whose task this thread pickles something; None if it does not."""
+    return here.submitter
 
 
 class _Lifted:

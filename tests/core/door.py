@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from owndist.core import messages as m
 from owndist.core.commands import CancelAnswered, Command, Complete, Free, Send, Spawn
-from owndist.core.ids import DRIVER, execution_id
+from owndist.core.ids import DRIVER, LOCAL_HOST, Address, execution_id
 from owndist.core.machine import Machine
 from owndist.core.reports import (
     CancelAsked,
@@ -105,8 +105,12 @@ class Door:
             running = execution_id(running, known.attempt if known else 1)
         return self.feed(WorkerEnded(worker, running, 1000 + worker, exitcode, ""))
 
+    def keeps(self, worker: int, object_id: int, token: int) -> list[Any]:
+        """The worker registers: it keeps a handle."""
+        return self.say(worker, (m.REGISTER, 0, ((object_id, worker, token),)))
+
     def blocked(self, worker: int, object_id: int) -> list[Any]:
-        return self.say(worker, (m.BLOCKED, object_id))
+        return self.say(worker, (m.WANT, object_id), (m.BLOCKED,))
 
     def unblocked(self, worker: int) -> list[Any]:
         return self.say(worker, (m.UNBLOCKED,))
@@ -173,13 +177,13 @@ def done(
     attempt: int = 1,
     *,
     status: int = READY,
-    borrowed: tuple[tuple[int, int], ...] = (),
     pinned: tuple[tuple[int, int], ...] = (),
     nested: tuple[int, ...] = (),
     elapsed_ns: int = 1_000,
 ) -> Any:
     """A DONE message."""
-    extras = (borrowed, pinned, nested, ()) if borrowed or pinned or nested else None
+    given = tuple((Address(LOCAL_HOST, DRIVER, object_id), 0) for object_id in nested)
+    extras = (pinned, given, ()) if pinned or nested else None
     return (m.DONE, task, attempt, status, value, elapsed_ns, extras)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from owndist.core import messages as m
 from owndist.core.leasing import OVERDUE_NS
+from owndist.core.lessor import SPARE_NS
 from owndist.core.reports import Fulfilled, Promised
 from owndist.core.values import READY
 
@@ -104,8 +105,9 @@ def test_blocked_worker_lends_its_slot() -> None:
     assert door.tasks_sent() == [(1, 1, 1), (2, 2, 1)]
     door.done(2, 2)
     door.unblocked(1)
-    # Two are up and one slot is there: whoever falls idle next has to go.
-    assert sends(door.done(1, 1), m.STOP, 1) == [(m.STOP,)]
+    # Two are up and one slot is there: whoever falls idle next goes, if nobody waits again soon.
+    door.done(1, 1)
+    assert sends(door.tick(SPARE_NS), m.STOP, 1) == [(m.STOP, False)]
 
 
 def test_what_stands_behind_a_blocked_task_is_recalled() -> None:
@@ -141,7 +143,7 @@ def test_what_stands_behind_the_last_task_of_a_worker_is_recalled_when_it_blocks
 def test_waiting_tasks_do_not_fill_the_machine_with_processes() -> None:
     """A hundred tasks wait for one whose argument is late (Law 53): a cap, and no dead-lock."""
     door = Door()
-    cap = door.machine.leasing.max_processes
+    cap = door.machine.lessor.max_processes
     door.feed(Promised(200))
     for task in range(1, 100):
         door.submit(task)
@@ -167,7 +169,7 @@ def test_worker_is_replaced_after_its_tasks_and_keeps_its_slot_until_then() -> N
     door.up(1, 2)
     assert door.spawned() == [1, 2] and len(door.tasks_sent()) == 2
     commands = door.done(1, 1)
-    assert sends(commands, m.STOP, 1) == [(m.STOP,)]
+    assert sends(commands, m.STOP, 1) == [(m.STOP, False)]
     assert door.spawned() == [1, 2, 3]
     door.end(1, exitcode=0)
     assert door.machine.workers_died == 0
@@ -205,7 +207,7 @@ def test_tables_add_up_when_a_worker_dies(moment: str) -> None:
     if moment != "idle":
         door.up(2)
         assert door.tasks_sent()[-1][:2] == (2, 1)
-    assert door.machine.leasing.slots_used == (moment != "idle")
+    assert door.machine.lessor.slots_used == (moment != "idle")
 
 
 def test_no_worker_is_started_for_a_task_that_was_cancelled() -> None:

@@ -21,7 +21,7 @@ def test_shutdown_waits_for_all_tasks() -> None:
     commands = door.done(1, 2)
     assert only(commands, Drained) and sends(commands, m.STOP, 1)
     door.end(1, exitcode=0)
-    assert not door.machine.leasing.workers and door.machine.workers_died == 0
+    assert not door.machine.lessor.processes and door.machine.workers_died == 0
 
 
 def test_worker_that_was_still_starting_at_shutdown_is_stopped() -> None:
@@ -53,7 +53,7 @@ def test_abort_cancels_what_waits_and_fails_what_runs() -> None:
     assert statuses == {1: FAILED, 2: FAILED, 3: CANCELLED}
     assert not door.done(1, 1)  # it had been on its way
     door.end(1, running=2)
-    assert not door.machine.leasing.workers
+    assert not door.machine.lessor.processes
 
 
 def test_abort_while_a_task_waits_for_a_future() -> None:
@@ -67,7 +67,7 @@ def test_abort_while_a_task_waits_for_a_future() -> None:
     door.unblocked(1)
     door.end(1, running=1)
     door.end(2)
-    assert not door.machine.leasing.workers and door.machine.leasing.slots_used == 0
+    assert not door.machine.lessor.processes and door.machine.lessor.slots_used == 0
 
 
 def test_initializer_that_raises_breaks_the_pool() -> None:

@@ -152,7 +152,8 @@ def test_borrower_keeps_the_object_until_it_releases() -> None:
     door.submit(2, nested=(1,))
     door.drop(1)
     door.up(1)
-    door.say(1, done(2, borrowed=((1, 1),)))
+    door.keeps(1, 1, 1)
+    door.say(1, done(2))
     assert not door.freed()
     door.say(1, (m.RELEASE, ((1, 1),)))
     door.say(1, (m.RELEASE, ((1, 1),)))
@@ -167,8 +168,10 @@ def test_two_borrowers_with_the_same_token_are_two() -> None:
     door.submit(3, nested=(1,))
     door.drop(1)
     door.up(1, 2)
-    door.say(1, done(2, borrowed=((1, 1),)))
-    door.say(2, done(3, borrowed=((1, 1),)))
+    door.keeps(1, 1, 1)
+    door.say(1, done(2))
+    door.keeps(2, 1, 1)
+    door.say(2, done(3))
     door.say(2, (m.RELEASE, ((1, 1),)))
     assert not door.freed()
     door.say(1, (m.RELEASE, ((1, 1),)))
@@ -183,8 +186,10 @@ def test_late_release_does_not_undo_a_newer_registration() -> None:
     door.submit(3, nested=(1,))
     door.drop(1)
     door.up(1)
-    door.say(1, done(2, borrowed=((1, 1),)))
-    door.say(1, done(3, borrowed=((1, 2),)))
+    door.keeps(1, 1, 1)
+    door.say(1, done(2))
+    door.keeps(1, 1, 2)
+    door.say(1, done(3))
     door.say(1, (m.RELEASE, ((1, 1),)))
     assert not door.freed()
     door.say(1, (m.RELEASE, ((1, 2),)))
@@ -198,7 +203,8 @@ def test_dead_borrower_and_mapper_lets_go() -> None:
     door.submit(2, nested=(1,))
     door.drop(1)
     door.up(1)
-    door.say(1, done(2, borrowed=((1, 1),), pinned=((0, 1),)))
+    door.keeps(1, 1, 1)
+    door.say(1, done(2, pinned=((0, 1),)))
     door.say(1, (m.RELEASE, ((1, 1),)))
     assert not door.freed()
     door.end(1)
@@ -233,7 +239,7 @@ def test_values_of_a_dead_worker_stay_until_their_last_holder_goes() -> None:
     assert not only(door.drop(1), Unlink)
     assert [c.segment for c in only(door.drop(2), Unlink)] == ["s-a"]
     assert [c.segment for c in only(door.drop(3), Unlink)] == ["s-b"]
-    assert not door.machine._dead, "a dead worker is remembered for ever"
+    assert not door.machine.inheritance.dead, "a dead worker is remembered for ever"
 
 
 def test_dead_worker_without_live_values_is_swept_whole() -> None:
@@ -245,7 +251,7 @@ def test_dead_worker_without_live_values_is_swept_whole() -> None:
     door.drop(1)
     [sweep] = only(door.end(1), SweepDead)
     assert sweep.keep == frozenset()
-    assert not door.machine._dead
+    assert not door.machine.inheritance.dead
 
 
 def test_a_value_that_nobody_keeps_is_lost_and_not_made_anew() -> None:

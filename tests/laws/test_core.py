@@ -13,7 +13,7 @@ import pytest
 
 from owndist.core import messages as m
 from owndist.core.commands import CancelAnswered, Complete, Free, Send, Spawn
-from owndist.core.ids import execution_id
+from owndist.core.ids import DRIVER, LOCAL_HOST, Address, execution_id
 from owndist.core.machine import Machine
 from owndist.core.reports import (
     CancelAsked,
@@ -150,10 +150,10 @@ def test_nothing_a_dead_worker_says_is_believed(owner: Owner) -> None:
         (m.UNMAPPED, ((first, 1),)),
         (m.BLOCKED,),
         (m.UNBLOCKED,),
-        (m.DONE, task, 2, READY, b"no", 1, (((task, 9),), (), (), ())),
+        (m.DONE, task, 2, READY, b"no", 1, ((), (), ())),
     )
     assert owner.commands[before:] == []
-    assert list(owner.machine.leasing.workers) == [second]
+    assert list(owner.machine.leases.workers) == [second]
     assert owner.machine.references.entries[task].borrowers is None
 
 
@@ -253,8 +253,8 @@ def test_counting_messages_that_come_twice_change_nothing(owner: Owner) -> None:
     worker = owner.start_worker()
     owner.hear(worker, done(inner, 1))
     user = owner.submit()
-    borrowed = ((inner, 5), (inner, 6))
-    owner.hear(worker, (m.DONE, user, 1, READY, b"v", 1, (borrowed, (), (), ())))
+    kept = ((inner, worker, 5), (inner, worker, 6))
+    owner.hear(worker, (m.REGISTER, 0, kept), (m.REGISTER, 0, kept), done(user, 1))
     owner.tell(HandlesDropped([inner, user]))
     assert list(owner.machine.references.entries) == [inner]
     owner.hear(worker, (m.RELEASE, ((inner, 5), (inner, 5))))
@@ -274,7 +274,8 @@ def test_every_order_of_result_release_drop_and_death_ends_with_nothing() -> Non
         worker = owner.start_worker()
         owner.hear(worker, done(inner, 1, stored(worker, 1)))
         user = owner.submit()
-        extras = (((inner, 5),), ((worker, 1),), (inner,), ())
+        extras = (((worker, 1),), ((Address(LOCAL_HOST, DRIVER, inner), 0),), ())
+        owner.hear(worker, (m.REGISTER, 0, ((inner, worker, 5),)))
         owner.hear(worker, (m.DONE, user, 1, READY, b"v", 1, extras))
         for step in order:
             assert inner in owner.machine.references.entries or step != "drop"
@@ -304,10 +305,10 @@ def test_any_sequence_of_runs_and_deaths_ends_every_task(seed: int) -> None:
         starts = dict.fromkeys(retries, 0)
         running: dict[int, int] = {}
         while owner.machine.submission.tasks:
-            workers = owner.machine.leasing.workers
-            number = chance.choice(sorted(workers))
-            worker = workers[number]
-            if worker.pid is None:
+            processes = owner.machine.lessor.processes
+            number = chance.choice(sorted(processes))
+            worker = owner.machine.leases.workers.get(number)
+            if worker is None:
                 owner.hear(number, (m.ALIVE, number))
             elif worker.queue and number not in running:
                 running[number] = next(iter(worker.queue))

@@ -66,7 +66,7 @@ def simulate(seed: int, record: bool = False) -> World:
         world.shutdown(cancel=False)
         world.settle()
     world.check_rest()
-    assert world.drained and not world.workers and not world.machine.leasing.workers
+    assert world.drained and not world.workers and not world.machine.lessor.processes
     submission = world.machine.submission
     ended = submission.finished + submission.failed + submission.cancelled
     assert submission.submitted == ended, "the statistics do not add up"

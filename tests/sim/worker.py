@@ -9,8 +9,19 @@ from owndist.core import messages as m
 from owndist.core.commands import Complete, Free, Moved, Send, Spill
 from owndist.core.ids import DRIVER, Address, ExtentKey, execution_id
 from owndist.core.machine import Machine
-from owndist.core.reports import HandleAdded, HandlesDropped, Received, Spilled, TaskEnded, Unmapped
-from owndist.core.values import ERROR, FAILED, READY
+from owndist.core.reports import (
+    HandleAdded,
+    HandlesDropped,
+    Mapped,
+    Received,
+    Returning,
+    Spilled,
+    TaskEnded,
+    Unmapped,
+    WaitBegun,
+    WaitEnded,
+)
+from owndist.core.values import ERROR, FAILED, PENDING, READY
 
 from .memory import Payload, inline
 from .specs import ALIAS, PARTS, STORED, Spec
@@ -53,7 +64,6 @@ class SimWorker:
         self.dropped: list[Address] = []  # collected, and the machine has not been told
         self.globals: list[Address] = []
         self.kept_views: list[ExtentKey] = []
-        self.pinned: dict[ExtentKey, None] = {}  # extents that the driver knows to be mapped here
         self.unmapped: list[ExtentKey] = []
         self.spills: list[Spill] = []  # copies that are to be made
 
@@ -83,7 +93,7 @@ class SimWorker:
         if job is None:
             if execution.queue:
                 found.append(("take", 8))
-            elif execution.stopping:
+            elif self.machine.may_leave():
                 found.append(("exit", 8))
         elif not (job.blocked and self.futures[job.to_read[0]][1] is None):
             found.append(("work", 8))
@@ -137,9 +147,7 @@ class SimWorker:
     def tell_unmapped(self) -> None:
         still = self.world.memory.mapped(self.number)
         gone, self.unmapped = dict.fromkeys(self.unmapped), []
-        told = [key for key in gone if key in self.pinned and key not in still]
-        for key in told:
-            del self.pinned[key]
+        told = [key for key in gone if key not in still]
         if told:
             self._handle(Unmapped(told))
 
@@ -201,7 +209,7 @@ class SimWorker:
             self.job = None
 
     def _load_arguments(self, job: Job) -> None:
-        _, task, attempt, function, _, args, slots, name, _ = job.message
+        _, task, attempt, function, _, args, slots, name, _, _ = job.message
         (text, _) = self._read(job, args)
         assert text == f"args{task}"
         for value in slots or ():
@@ -227,13 +235,15 @@ class SimWorker:
         outcome = self.futures[address][1]
         if outcome is None:
             job.blocked = True
-            self._say((m.BLOCKED, address.id))
+            self._handle(WaitBegun((address,)))
             return
         if job.blocked:
             job.blocked = False
-            self._say((m.UNBLOCKED,))
+            self._handle(WaitEnded())
         job.to_read.pop(0)
         status, value = outcome
+        if status == READY and type(value) is tuple and type(value[0]) is tuple:
+            self._handle(Mapped((value[0][0], value[0][1])))
         text = self._read(job, value)[0] if status == READY else "!"
         job.texts.append(text)
         job.spec.read_ids.append(address.id)
@@ -252,16 +262,15 @@ class SimWorker:
         if spec.keeps_views and job.views:
             self.kept_views.append(job.views.pop())
         late = self.world.rng.random() < 0.3  # a traceback or a cycle keeps the locals a while
+        if nested:
+            late = True  # they are in the result, which is there until its owner is told
+            self._handle(Returning(tuple(Address(0, DRIVER, inner) for inner in nested)))
         if not late:
             self._drop_locals(job)
         self.forget()
-        mapped = self.world.memory.mapped(self.number)
-        fresh = tuple(key for key in mapped if key not in self.pinned)
-        self.pinned.update(dict.fromkeys(fresh))
+        mapped = tuple(self.world.memory.mapped(self.number))
         spec.history.append("return" if status == READY else "raise")
-        self._handle(
-            TaskEnded(spec.id, job.message[2], status, value, spec.elapsed_ns, nested, fresh)
-        )
+        self._handle(TaskEnded(spec.id, job.message[2], status, value, spec.elapsed_ns, mapped))
         if late:
             self._drop_locals(job)
         # Only now: perhaps nothing else has kept what the DONE names.
@@ -274,7 +283,8 @@ class SimWorker:
             return FAILED, (ERROR, b"error", f"task {spec.id}"), ()
         if spec.passes_on and self.kept_views:
             value, payload = self.world.memory.again(self.kept_views[-1])
-            if not payload[1]:  # the futures inside may be gone
+            known = self.machine.running.may_pass_on(self.kept_views[-1])
+            if known and not payload[1]:  # the futures inside may be gone
                 job.passed_on.append(self.kept_views.pop())
                 spec.passed_on = payload[0]
                 return READY, value, ()
@@ -305,7 +315,10 @@ class SimWorker:
             known[0] += 1
         else:
             self.futures[address] = [1, None]
-            self._handle(HandleAdded(address))
+            self._handle(HandleAdded(address, DRIVER))
+            entry = self.machine.references.entries[address]
+            if entry.status != PENDING:
+                self.futures[address][1] = (entry.status, entry.value)
         return address
 
     def _release(self, address: Address) -> None:

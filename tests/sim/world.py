@@ -18,6 +18,7 @@ from owndist.core.commands import (
     Drained,
     Free,
     JudgeError,
+    Kill,
     Log,
     Moved,
     Send,
@@ -356,6 +357,8 @@ class World:
                 self.memory.sweep(command.worker, command.keep)
             elif isinstance(command, Drained):
                 self.drained = True
+            elif isinstance(command, Kill):
+                self.workers[command.worker].die()
             else:
                 assert isinstance(command, Log)
         self._check_borrowed()
@@ -374,7 +377,7 @@ class World:
         entries = self.machine.references.entries
         for worker in self.workers.values():
             if worker.status == RUNNING:
-                for address in worker.machine.borrowing.objects:
+                for address in worker.machine.references.entries:
                     assert address.id in entries or self.aborted, (
                         f"object {address.id} was freed; worker {worker.number} borrows it"
                     )
@@ -412,10 +415,10 @@ class World:
         assert not machine.references.entries, f"entries: {list(machine.references.entries)}"
         assert not machine.references.extents, f"extents: {list(machine.references.extents)}"
         assert not machine.submission.tasks
-        for worker in machine.leasing.workers.values():
+        for worker in machine.leases.workers.values():
             assert not worker.queue
         for process in self.workers.values():
-            assert not process.machine.borrowing.objects, "a worker still borrows"
+            assert not process.machine.references.entries, "a worker still borrows"
             assert not process.machine.execution.queue
         assert not self.memory.live(), f"extents never freed: {self.memory.live()}"
         assert not self.memory.files(), f"files never removed: {self.memory.files()}"
@@ -423,10 +426,11 @@ class World:
 
     def check_work_conserving(self) -> None:
         """Nothing that could run waits while there is room (Law 52). Only at rest."""
-        submission, leasing = self.machine.submission, self.machine.leasing
+        submission, lessor = self.machine.submission, self.machine.lessor
         ready = [task for task in submission.ready if task.state == 1]
         if ready:
-            assert not leasing.idle and leasing.slots_used >= leasing.max_workers, (
+            idle = self.machine.leases.idle or lessor.free
+            assert not idle and lessor.slots_used >= lessor.max_workers, (
                 f"tasks {[t.id for t in ready]} wait although there is room"
             )
 

@@ -1,0 +1,196 @@
+"""The tasks that run in this process, and what others are told of them.
+
+Rules of this file: what an owner must know before it lets go of a task's arguments goes with the
+result: the extents that are still mapped here, and the futures inside the value. The owner of a
+future has been told before that (`Returning`), and answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from . import messages as m
+from .borrowing import Borrowing
+from .commands import Abandon, Command, Free, Send
+from .execution import Execution
+from .ids import DRIVER, Address, ExtentKey, ProcessNumber, Ref
+from .messages import Message
+from .references import ReferenceTable
+from .reports import Returning, TaskEnded, Unmapped, WaitBegun, WaitEnded, Yielded
+from .submission import Submission
+from .task import T_READY
+from .values import extent_of
+
+
+class Running:
+    """The executor's side of results, waits and mappings."""
+
+    def __init__(
+        self,
+        number: ProcessNumber,
+        execution: Execution,
+        references: ReferenceTable,
+        borrowing: Borrowing,
+        submission: Submission,
+        commands: list[Command],
+    ) -> None:
+        self._number = number
+        self._execution = execution
+        self._references = references
+        self._borrowing = borrowing
+        self._submission = submission
+        self._commands = commands
+        # {extent mapped here: the owners of tasks that know of it}
+        self._told: dict[ExtentKey, dict[ProcessNumber, None]] = {}
+        # {owner: extents written here for its objects}; for owners that can die before us
+        self._written: dict[ProcessNumber, dict[int, None]] = {}
+        self._given: tuple[tuple[Address, int], ...] = ()  # futures in the value to be returned
+        self._waits = 0  # of the running task, in any of its threads
+
+    def on_returning(self, report: Returning, now: int) -> None:
+        """The running task is about to return futures."""
+        assert self._execution.running is not None
+        self._given = self._borrowing.register_for(self._execution.running[0], report.objects)
+
+    def on_task_ended(self, report: TaskEnded, now: int) -> None:
+        """It has ended."""
+        assert self._execution.running is not None
+        owner = self._execution.running[0]
+        extras = self._extras(report, owner)
+        outermost = len(self._execution.started) == 1
+        if self._waits and outermost:
+            # A thread or a callback that it has left behind. To others it waits no more.
+            self._waits = 0
+            self._say_blocked(m.UNBLOCKED)
+        done = self._execution.end(report, extras)
+        if owner not in self._borrowing.dead:
+            self._commands.append(done)
+        if outermost and self._submission.leases.idle and not self._execution.queue:
+            self._submission.give_back_idle(now)
+
+    def on_yielded(self, report: Yielded, now: int) -> None:
+        """It has one of several values."""
+        assert self._execution.running is not None
+        owner = self._execution.running[0]
+        told = self._execution.tell(report, self._extras(report, owner))
+        if owner not in self._borrowing.dead:
+            self._commands.append(told)
+
+    def _extras(self, report: TaskEnded | Yielded, owner: ProcessNumber) -> Any:
+        """What the owner of the running task hears with a value."""
+        given, self._given = self._given, ()
+        extent = extent_of(report.value)
+        if extent is not None and extent[0] == self._number and owner not in (DRIVER, self._number):
+            self._written.setdefault(owner, {})[extent[1]] = None
+        pinned = self._tell_of_mapped(report.mapped, owner) if report.mapped else ()
+        if pinned or given or report.entries:
+            return (pinned, given, report.entries)
+        return None
+
+    def _tell_of_mapped(
+        self, mapped: Iterable[ExtentKey], owner: ProcessNumber
+    ) -> tuple[ExtentKey, ...]:
+        """Those of the extents mapped here that the task's owner has not been told of."""
+        fresh = []
+        for key in mapped:
+            told = self._told.setdefault(key, {})
+            if owner not in told:
+                told[owner] = None
+                fresh.append(key)
+        return tuple(fresh)
+
+    def on_wait_begun(self, report: WaitBegun, now: int) -> None:
+        """It waits for something."""
+        self._waits += 1
+        for ref in report.objects:
+            self._submission.want(ref)
+        if self._waits == 1:
+            self._say_blocked(m.BLOCKED)
+
+    def on_wait_ended(self, report: WaitEnded, now: int) -> None:
+        """It waits no more."""
+        if self._waits:
+            self._waits -= 1
+            if not self._waits:
+                self._say_blocked(m.UNBLOCKED)
+
+    def _say_blocked(self, code: int) -> None:
+        """To the lessor, and to whoever may have sent tasks that wait behind this one."""
+        started = self._execution.started
+        owner = started[0][0] if started else DRIVER
+        self._commands.append(Send(DRIVER, (code,)))
+        if owner != DRIVER and owner not in self._borrowing.dead:
+            self._commands.append(Send(owner, (code,)))
+
+    def on_unmapped(self, report: Unmapped, now: int) -> None:
+        """Mappings in this process are gone."""
+        theirs: dict[ProcessNumber, list[ExtentKey]] = {}
+        for key in report.extents:
+            self._references.unpin(self._number, key)
+            for owner in self._told.pop(key, ()):
+                theirs.setdefault(owner, []).append(key)
+        for owner, keys in theirs.items():
+            if owner not in self._borrowing.dead:
+                self._commands.append(Send(owner, (m.UNMAPPED, tuple(keys))))
+
+    def on_free(self, peer: ProcessNumber, message: Message, now: int) -> None:
+        """An owner needs these extents no more."""
+        written = self._written.get(peer)
+        for serial in message[1]:
+            if written is not None:
+                written.pop(serial, None)
+            self._commands.append(Free(serial))
+
+    def is_told(self, key: ExtentKey) -> bool:
+        """Whether somebody knows that this extent is mapped here beyond a task's end."""
+        return key in self._told or key in self._references.extents
+
+    def may_pass_on(self, key: ExtentKey) -> bool:
+        """Whether the running task may return these bytes of somebody's by their name.
+
+        Its owner must know them, and keep them until it hears of the result.
+        """
+        running = self._execution.running
+        if running is None:
+            return False
+        owner = running[0]
+        if self._execution.brought(key) or owner in self._told.get(key, ()):
+            return True
+        record = self._references.extents.get(key)
+        if record is None:
+            return False
+        if owner == self._number:
+            return True
+        return record.lifeline is not None and record.lifeline.owner == owner
+
+    def process_ended(self, number: ProcessNumber) -> None:
+        """An owner is dead. What was written for it may still have readers that it alone knew."""
+        for told in self._told.values():
+            told.pop(number, None)
+        for serial in self._written.pop(number, ()):
+            self._commands.append(Abandon(serial))
+
+
+def take_awaited(submission: Submission, refs: Iterable[Ref]) -> tuple[Any, ...] | None:
+    """A task that may run in this process now, because its running task waits for it.
+
+    It is one of those that make these objects, or on which these depend: nothing runs here,
+    on top of a waiting task, that this task could do without. So it cannot come to wait for
+    that task in turn, unless the program itself has made such a circle.
+    """
+    todo = list(refs)
+    seen: set[Ref] = set()
+    while todo:
+        ref = todo.pop()
+        task = submission.task_of(ref) if type(ref) is int else None
+        if task is None or ref in seen:
+            continue
+        seen.add(ref)
+        if task.state == T_READY:
+            worker = submission.here
+            task.cost_ns = 0
+            worker.queue[task.id] = task
+            return submission.start(task, worker)
+        todo.extend(task.slots)
+    return None

@@ -1,0 +1,178 @@
+"""What a task does while it waits for its own tasks: it runs them, or lends its worker's slot."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from concurrent.futures import _base
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ..core.ids import Ref
+from ..core.machine import Machine
+from ..core.reports import WaitBegun, WaitEnded
+from .owner import Owner
+
+if TYPE_CHECKING:
+    from ..futures import Future
+
+# A task that waits for a task of its own runs that one itself, on its own stack, so many deep.
+_MOST_NESTED = 250
+
+
+class Waiting(Owner):
+    """A process whose tasks wait for futures."""
+
+    def __init__(self, number: int, machine: Machine) -> None:
+        super().__init__(number, machine)
+        self._nested = 0  # tasks that run on top of others
+        self.main_thread = threading.get_ident()
+
+    @abstractmethod
+    def _run_task(self, owner: int, message: tuple[Any, ...]) -> None:
+        """Run a task from its message to its reply."""
+
+    @abstractmethod
+    def _do_chores(self) -> None:
+        """Complete futures, judge errors. No lock is held."""
+
+    def wait_for(self, future: Future[Any], timeout: float | None) -> None:
+        """Wait for a future; meanwhile run what it needs, or lend this worker's slot."""
+        refs = (future._object,)
+        if timeout is None:
+            self.help(refs, future._is_settled)
+        if future._is_settled():
+            return
+        waiting = self.begin_waiting(refs)
+        try:
+            future._block(timeout)
+        finally:
+            self.end_waiting(waiting)
+
+    def help(self, refs: tuple[Ref, ...], done: Callable[[], bool]) -> None:
+        """While the running task waits for these: run those of its own tasks that it needs."""
+        if threading.get_ident() != self.main_thread:
+            return
+        while not done() and self._nested < _MOST_NESTED:
+            with self._lock:
+                item = self.machine.take_awaited(refs)
+            if item is None:
+                return
+            self._nested += 1
+            try:
+                with deeper():
+                    self._run_task(*item)
+            finally:
+                self._nested -= 1
+            self._do_chores()
+
+    def begin_waiting(self, refs: tuple[Ref, ...]) -> object:
+        """Somebody waits for one of these, in any thread: so does the running task.
+
+        Returns:
+            What `end_waiting` is to be given.
+        """
+        with self._lock:
+            task = self.machine.execution.running
+            if task is not None:
+                self._feed(WaitBegun(refs))
+                self._flush()
+            return task
+
+    def end_waiting(self, task: object) -> None:
+        """One wait less, if the task in which it began is still running."""
+        with self._lock:
+            if task is not None and task in self.machine.execution.started:
+                self._feed(WaitEnded())
+                self._flush()
+
+    def make_waiters(self, future: Future[Any]) -> list[Any]:
+        """A list of those who are told when the future is settled, and so wait for it."""
+        return Waiters(self, future._object)
+
+
+class HelpingEvent(threading.Event):
+    """Stands for the event on which `wait` and `as_completed` sleep."""
+
+    def __init__(self, worker: Waiting, may_help: bool) -> None:
+        super().__init__()
+        self.refs: list[Ref] = []
+        self._worker = worker
+        self._may_help = may_help
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """As that of `threading.Event`; meanwhile other tasks run."""
+        if self.is_set():
+            return True
+        refs = tuple(self.refs)
+        if self._may_help and timeout is None:
+            self._worker.help(refs, self.is_set)
+            if self.is_set():
+                return True
+        waiting = self._worker.begin_waiting(refs)
+        try:
+            return super().wait(timeout)
+        finally:
+            self._worker.end_waiting(waiting)
+
+
+class Waiters(list[Any]):
+    """Who waits for a future, or its callbacks.
+
+    Those of `wait` and `as_completed` sleep on an event, which becomes a helping one. Anybody else
+    (a callback, behind which stands an event loop) lends the worker's slot until it is told.
+    """
+
+    def __init__(self, worker: Waiting, ref: Ref) -> None:
+        super().__init__()
+        self._worker = worker
+        self._ref = ref
+        self._tasks: list[object] = []  # in which each began to wait
+
+    def append(self, waiter: Any) -> None:
+        self._tasks.append(self._begin(waiter))
+        super().append(waiter)
+
+    def _begin(self, waiter: Any) -> object:
+        if not isinstance(waiter, _base._Waiter):
+            return self._worker.begin_waiting((self._ref,))
+        event = waiter.event
+        if not isinstance(event, HelpingEvent):
+            # One that waits for the first of several must not be kept by another one of them.
+            first = type(waiter) is _base._FirstCompletedWaiter
+            waiter.event = event = HelpingEvent(self._worker, not first)
+        event.refs.append(self._ref)
+        return None
+
+    def remove(self, waiter: Any) -> None:
+        index = self.index(waiter)
+        del self[index]
+        self._worker.end_waiting(self._tasks.pop(index))
+
+    def clear(self) -> None:
+        super().clear()
+        while self._tasks:
+            self._worker.end_waiting(self._tasks.pop())
+
+
+@contextmanager
+def deeper() -> Iterator[None]:
+    """A task runs on top of another: it may recurse as deep as one that has the stack to itself."""
+    limit = sys.getrecursionlimit()
+    frame: Any = sys._getframe()
+    depth = 0
+    while frame is not None:
+        depth += 1
+        frame = frame.f_back
+    base = getattr(_base_limit, "value", limit)
+    _base_limit.value = base
+    sys.setrecursionlimit(max(limit, base + depth))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+_base_limit = threading.local()
