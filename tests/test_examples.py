@@ -30,6 +30,12 @@ PROMISES = {
         r"The sequential run gives the same report\.",
         r"parallel [\d.]+ s, sequential [\d.]+ s: [\d.]+ times as fast",
     ],
+    "nested_tasks.py": [
+        r": [\d,]+ files, [\d,]+ of them Python\n",
+        r"(?m)^lines of Python: \d{1,3}(,\d{3})+$",
+        r"(?m)^tasks that the driver submitted: 2$",
+        r"Both ways give the same counts\.",
+    ],
     "survive_a_crash.py": [
         r"workers that died: 1, tasks that ran again: 1",
         r"(?m)^  WorkerDied: .+",
