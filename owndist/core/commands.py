@@ -194,6 +194,12 @@ class Orphaned(Record):
     __slots__ = ()
 
 
+class LookAgain(Record):
+    """Read all links, each as far as it has something by now, and answer by `LookedAgain`."""
+
+    __slots__ = ()
+
+
 class Drained(Record):
     """After `ShutdownAsked`: every task has its outcome; workers may stop."""
 
@@ -231,6 +237,7 @@ Command = (
     | Kill
     | Abandon
     | Orphaned
+    | LookAgain
     | Drained
     | Log
 )
@@ -247,6 +254,7 @@ __all__ = [
     "JudgeError",
     "Kill",
     "Log",
+    "LookAgain",
     "Moved",
     "Orphaned",
     "Send",

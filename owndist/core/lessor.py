@@ -111,6 +111,7 @@ class Lessor:
         self.orphans: dict[ProcessNumber, Process] = {}  # have a dead owner's tasks
         self.spare: dict[ProcessNumber, Process] = {}  # the one that is spare longest comes first
         self.demands: dict[ProcessNumber, Demand] = {}  # the one served last comes last
+        self.times_busy = 0  # how often an owner has said that it has unfinished tasks
         self.slots_used = 0  # STARTING and UP
         self.starting = 0
         self.retiring = False  # no more tasks will come
@@ -128,6 +129,7 @@ class Lessor:
         if known is None:
             known = self.demands[owner] = Demand()
         known.count, known.wanted, known.busy = count, wanted, busy
+        self.times_busy += busy
         if count:
             self.balance(now)
 

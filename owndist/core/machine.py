@@ -29,10 +29,10 @@ from . import messages as m
 from .borrowing import Borrowing
 from .commands import (
     Command,
-    Drained,
     Send,
 )
 from .deaths import Deaths
+from .draining import Draining
 from .execution import Execution
 from .granting import Granting
 from .ids import DRIVER, LOCAL_HOST, Address, ProcessNumber, Ref
@@ -51,6 +51,7 @@ from .reports import (
     Fulfilled,
     HandleAdded,
     HandlesDropped,
+    LookedAgain,
     Mapped,
     Promised,
     Received,
@@ -131,6 +132,7 @@ class Machine:
             self.commands,
         )
         self.deaths = Deaths(self)
+        self.draining = Draining(self)
         self._on_report = self._report_handlers()
         self._on_message = self._message_handlers()
 
@@ -162,16 +164,8 @@ class Machine:
             self.borrowing.send_releases()
         if self.spilling.is_due():
             self.spilling.relieve(now)
-        if (
-            self.closing
-            and not self.drained
-            and not submission.tasks
-            and not self.lessor.is_busy()
-            and self.number == DRIVER
-        ):
-            self.drained = True
-            self.lessor.retire_all()
-            self.commands.append(Drained())
+        if self.closing and not self.drained:
+            self.draining.proceed()
         commands = self.commands[:]
         self.commands.clear()
         return commands
@@ -252,6 +246,7 @@ class Machine:
             WorkerEnded: self.deaths.on_worker_ended,
             ShutdownAsked: self._on_shutdown_asked,
             Aborted: self._on_aborted,
+            LookedAgain: self.draining.on_looked_again,
             TimerDue: self._on_timer_due,
             Returning: self.running.on_returning,
             TaskEnded: self.running.on_task_ended,

@@ -372,6 +372,12 @@ class ShutdownAsked(Record):
         self.cancel = cancel
 
 
+class LookedAgain(Record):
+    """Answers `LookAgain`: what the links had when that was asked has been handed in."""
+
+    __slots__ = ()
+
+
 class TimerDue(Record):
     """The time that `next_deadline` gave has come."""
 

@@ -33,6 +33,7 @@ from ..core.commands import (
     JudgeError,
     Kill,
     Log,
+    LookAgain,
     Moved,
     Send,
     Spawn,
@@ -46,6 +47,7 @@ from ..core.reports import (
     Aborted,
     ErrorJudged,
     HandlesDropped,
+    LookedAgain,
     ShutdownAsked,
     Spilled,
     StreamsCut,
@@ -130,6 +132,7 @@ class Shell(Owner):
         # Ending, in this order: asked for; every task done; workers gone (`ended`).
         self._close_asked = False
         self._open_runs = 0  # batched maps that may still submit; closing waits for them
+        self._look_again = False  # all links are to be read
         self._drained = False
         self._remark_at: float | None = None
         self._aborted = False
@@ -223,6 +226,10 @@ class Shell(Owner):
             self._pool.kill(command.worker)
         elif isinstance(command, Log):
             self._log_later(command.level, command.text, command.args)
+        elif isinstance(command, LookAgain):
+            # Not at once: one of them may be in the middle of being read.
+            self._look_again = True
+            self._reader.poke()
         elif isinstance(command, Drained):
             self._drained = True
             self._remark_at = time.monotonic() + _PATIENCE_S
@@ -326,6 +333,10 @@ class Shell(Owner):
         self._deadline = self.machine.next_deadline()
         if self._close_asked and not self.machine.closing and not self._open_runs:
             self._feed(ShutdownAsked(False))
+        while self._look_again:
+            self._look_again = False
+            self._pool.read_all()
+            self._feed(LookedAgain())
         if self._remark_at is not None and time.monotonic() >= self._remark_at:
             if self._aborted:
                 self._pool.kill_all(signal.SIGKILL)  # whatever has become of the first one

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from owndist.core import messages as m
-from owndist.core.commands import CancelAnswered, Command, Complete, Free, Send, Spawn
+from owndist.core.commands import CancelAnswered, Command, Complete, Free, LookAgain, Send, Spawn
 from owndist.core.ids import DRIVER, LOCAL_HOST, Address, execution_id
 from owndist.core.machine import Machine
 from owndist.core.reports import (
     CancelAsked,
     CancelWithdrawn,
     HandlesDropped,
+    LookedAgain,
     Received,
     Stored,
     Submitted,
@@ -36,12 +37,15 @@ class Door:
     def __init__(self, max_workers: int = 1, max_tasks: int | None = None) -> None:
         self.machine = Machine(DRIVER, max_workers, max_tasks)
         self.now = 0
+        self.links_are_empty = True  # nothing is on its way when the machine looks again
         self.story: list[tuple[object, list[Any]]] = []
 
     def feed(self, report: object) -> list[Any]:
         commands: list[Any] = self.machine.handle(report, self.now)
         self.story.append((report, commands))
         self.machine.check()
+        if self.links_are_empty and only(commands, LookAgain):
+            commands = commands + self.feed(LookedAgain())
         return commands
 
     # -- the user

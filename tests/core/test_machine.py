@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from owndist.core import messages as m
-from owndist.core.commands import Drained, Log
-from owndist.core.reports import Aborted, ShutdownAsked
+from owndist.core.commands import Drained, Log, LookAgain
+from owndist.core.reports import Aborted, LookedAgain, ShutdownAsked
 from owndist.core.values import BROKEN, CANCELLED, FAILED, READY
 
 from .door import Door, extent, only, sends
@@ -22,6 +22,43 @@ def test_shutdown_waits_for_all_tasks() -> None:
     assert only(commands, Drained) and sends(commands, m.STOP, 1)
     door.end(1, exitcode=0)
     assert not door.machine.lessor.processes and door.machine.workers_died == 0
+
+
+def test_shutdown_waits_for_a_grandchild_of_which_the_driver_has_not_heard() -> None:
+    """A task leaves a child behind, and that one a grandchild (Law 8).
+
+    The grandchild's owner, worker 2, has said that it is busy, and then worker 1 that it is not any
+    more. These two are read the other way round.
+    """
+    door = Door(max_workers=3)
+    door.links_are_empty = False
+    door.submit(1)
+    door.up(1)
+    door.say(1, (m.DEMAND, 1, False, True))
+    door.done(1, 1)
+    door.feed(ShutdownAsked(False))
+    commands = door.say(1, (m.DEMAND, 0, False, False))
+    assert only(commands, LookAgain) and not only(commands, Drained)
+    assert not only(door.up(2), LookAgain)  # asked for already
+    door.say(2, (m.DEMAND, 1, False, True))
+    assert not only(door.feed(LookedAgain()), Drained) and not door.sent(m.STOP)
+    commands = door.say(2, (m.DEMAND, 0, False, False))
+    assert only(commands, LookAgain)
+    assert only(door.feed(LookedAgain()), Drained) and len(door.sent(m.STOP)) == 2
+
+
+def test_an_owner_that_was_busy_only_during_the_look_has_it_repeated() -> None:
+    """Whom it gave a task may have been looked at before that one said so (Law 8)."""
+    door = Door(max_workers=3)
+    door.links_are_empty = False
+    door.submit(1)
+    door.up(1)
+    door.done(1, 1)
+    assert only(door.feed(ShutdownAsked(False)), LookAgain)
+    door.say(1, (m.DEMAND, 1, False, True), (m.DEMAND, 0, False, False))
+    commands = door.feed(LookedAgain())
+    assert only(commands, LookAgain) and not only(commands, Drained)
+    assert only(door.feed(LookedAgain()), Drained)
 
 
 def test_worker_that_was_still_starting_at_shutdown_is_stopped() -> None:

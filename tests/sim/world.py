@@ -20,6 +20,7 @@ from owndist.core.commands import (
     JudgeError,
     Kill,
     Log,
+    LookAgain,
     Moved,
     Send,
     Spawn,
@@ -38,6 +39,7 @@ from owndist.core.reports import (
     Fulfilled,
     HandleAdded,
     HandlesDropped,
+    LookedAgain,
     Mapped,
     Promised,
     Received,
@@ -86,6 +88,7 @@ class World:
         self.unmapped: list[ExtentKey] = []
         self.spills: list[Spill] = []  # copies that are to be made
         self.cancelled_all = False
+        self.looking = False
         self.drained = False
         self.steps = 0
         self.log = hashlib.sha256() if record else None
@@ -219,6 +222,8 @@ class World:
             found.append((DRIVER, "tell_unmapped", 2))
         if self.spills:
             found.append((DRIVER, "spill", 2))
+        if self.looking:
+            found.append((DRIVER, "look_again", 4))
         deadline = self.machine.next_deadline()
         if deadline is not None and deadline <= self.now:
             found.append((DRIVER, "timer", 4))
@@ -300,6 +305,16 @@ class World:
         count = self.rng.randint(1, len(worker.up))
         self._feed(Received(worker.number, [worker.up.popleft() for _ in range(count)]))
 
+    def look_again(self) -> None:
+        """Read all links to their ends."""
+        self.looking = False
+        for worker in list(self.workers.values()):
+            if worker.up:
+                said = list(worker.up)
+                worker.up.clear()
+                self._feed(Received(worker.number, said))
+        self._feed(LookedAgain())
+
     def _ended(self, worker: SimWorker) -> None:
         """As `WorkerPool._ended` does: all it sent, then what it had not sent, then its end."""
         if worker.up:
@@ -355,6 +370,8 @@ class World:
                 self.memory.unlink(command.segment)
             elif isinstance(command, SweepDead):
                 self.memory.sweep(command.worker, command.keep)
+            elif isinstance(command, LookAgain):
+                self.looking = True
             elif isinstance(command, Drained):
                 self.drained = True
             elif isinstance(command, Kill):
