@@ -104,7 +104,8 @@ class Lessor:
         # A task that waits for a future lends its slot to another worker. The cap keeps a wide
         # graph of waiting tasks from filling the machine with processes. When every process
         # waits it is exceeded, by one, for a task that one of them waits for: so the excess is
-        # at most the depth of the waiting, not its width.
+        # at most the depth of the waiting, not its width. One that is to end is not counted: it may
+        # stay for long, for the sake of what it owns, and runs nothing.
         self.max_processes = 2 * max_workers + 4
         self.processes: dict[ProcessNumber, Process] = {}
         self.free: dict[ProcessNumber, Process] = {}  # up and leased to nobody
@@ -347,7 +348,7 @@ class Lessor:
         while (
             self.slots_used < self.max_workers
             and self.starting < waiting
-            and (len(self.processes) < self.max_processes or (wanted and not self.slots_used))
+            and (self._staying() < self.max_processes or (wanted and not self.slots_used))
         ):
             self._last_number += 1
             process = Process(self._last_number)
@@ -355,6 +356,9 @@ class Lessor:
             self.starting += 1
             self.slots_used += 1
             self._commands.append(Spawn(process.number))
+
+    def _staying(self) -> int:
+        return sum(process.status != RETIRING for process in self.processes.values())
 
     def _ask_back(self, now: int) -> None:
         """Demand is left that nothing free can serve: ask owners who have more."""

@@ -161,6 +161,17 @@ def test_waiting_tasks_do_not_fill_the_machine_with_processes() -> None:
     assert len(door.spawned()) == cap + 1
 
 
+def test_workers_that_stay_for_what_they_own_starve_nobody() -> None:
+    """max_tasks_per_child=1, and each task has put something whose future is kept (Law 26)."""
+    door = Door(max_tasks=1)
+    count = door.machine.lessor.max_processes + 3
+    for task in range(1, count + 1):
+        door.submit(task)
+        door.up(task)
+        assert sends(door.done(task, task), m.STOP, task), "it does not end: it owns something"
+    assert len(door.spawned()) == count and len(door.machine.lessor.processes) == count
+
+
 def test_worker_is_replaced_after_its_tasks_and_keeps_its_slot_until_then() -> None:
     """max_tasks_per_child=1 with two workers and five tasks: never three at a time."""
     door = Door(max_workers=2, max_tasks=1)
