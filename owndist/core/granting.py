@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .commands import Send
 from .ids import DRIVER, ProcessNumber
-from .messages import Message
+from .messages import BROKE, Message
 
 if TYPE_CHECKING:
     from .machine import Machine
@@ -72,10 +73,14 @@ class Granting:
 
     def on_demand(self, peer: ProcessNumber, message: Message, now: int) -> None:
         """A worker that owns tasks could use others."""
-        lessor = self._machine.lessor
-        if peer in lessor.processes:
-            _, count, wanted, busy = message
-            lessor.demand(peer, count, wanted, busy, now)
+        machine = self._machine
+        if peer not in machine.lessor.processes:
+            return
+        _, count, wanted, busy = message
+        if machine.broken is not None and count:
+            count = 0
+            machine.commands.append(Send(peer, (BROKE, machine.broken)))
+        machine.lessor.demand(peer, count, wanted, busy, now)
 
     def on_give_back(self, peer: ProcessNumber, message: Message, now: int) -> None:
         """It needs one no more."""

@@ -135,6 +135,22 @@ def test_pool_that_breaks_under_a_running_task() -> None:
     assert door.freed() == [(0, 1)]
 
 
+def test_a_task_that_submits_after_the_pool_broke_hears_of_it() -> None:
+    """It runs on in worker 1; worker 2's initializer raised. Or shutdown would wait for it."""
+    door = Door(max_workers=2)
+    door.submit(1)
+    door.submit(2)
+    door.up(1)
+    door.say(2, (m.INIT_FAILED, b"error"))
+    assert not door.sent(m.BROKE)
+    door.say(1, (m.DEMAND, 1, False, True))
+    ((_, failure),) = door.sent(m.BROKE, 1)
+    assert failure[0] == BROKEN and not door.sent(m.GRANT)
+    door.say(1, (m.DEMAND, 0, False, False))
+    assert len(door.sent(m.BROKE)) == 1
+    assert only(door.feed(ShutdownAsked(False)), Drained)
+
+
 def test_three_failed_starts_in_a_row_break_the_pool() -> None:
     """Workers that die in the initializer (`os._exit(1)`): no endless respawning."""
     door = Door()
