@@ -405,7 +405,7 @@ class Machine:
         self.commands.append(Send(peer, self.execution.recall(peer, message[1])))
 
     def _on_recalled(self, peer: ProcessNumber, message: Message, now: int) -> None:
-        worker = self.leases.workers.get(peer)
+        worker = self._executor_of(peer, message[1][0])
         if worker is not None:
             self.submission.on_recalled(worker, message[1], message[2], now)
 

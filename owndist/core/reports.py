@@ -235,9 +235,15 @@ class WaitBegun(Record):
 
 
 class WaitEnded(Record):
-    """It waits no more."""
+    """A wait is over that began in this task (owner, TASK); None for the running one."""
 
-    __slots__ = ()
+    __slots__ = ("task",)
+
+    def __init__(
+        self,
+        task: tuple[ProcessNumber, Message] | None = None,
+    ) -> None:
+        self.task = task
 
 
 class Mapped(Record):

@@ -13,7 +13,7 @@ from typing import Any
 from . import messages as m
 from .borrowing import Borrowing
 from .commands import Abandon, Command, Free, Send
-from .execution import Execution
+from .execution import Execution, Item
 from .ids import DRIVER, Address, ExtentKey, ProcessNumber, Ref
 from .messages import Message
 from .references import ReferenceTable
@@ -46,7 +46,9 @@ class Running:
         # {owner: extents written here for its objects}; for owners that can die before us
         self._written: dict[ProcessNumber, dict[int, None]] = {}
         self._given: tuple[tuple[Address, int], ...] = ()  # futures in the value to be returned
-        self._waits = 0  # of the running task, in any of its threads
+        # For each wait, in any thread: the task on top when it began. It ends with that, at the
+        # latest: what a task leaves behind is no wait of the one below.
+        self._waits: list[Item] = []
 
     def on_returning(self, report: Returning, now: int) -> None:
         """The running task is about to return futures."""
@@ -59,10 +61,8 @@ class Running:
         owner = self._execution.running[0]
         extras = self._extras(report, owner)
         outermost = len(self._execution.started) == 1
-        if self._waits and outermost:
-            # A thread or a callback that it has left behind. To others it waits no more.
-            self._waits = 0
-            self._say_blocked(m.UNBLOCKED)
+        if self._waits:
+            self._keep_waits([task for task in self._waits if task != self._execution.running])
         done = self._execution.end(report, extras)
         if owner not in self._borrowing.dead:
             self._commands.append(done)
@@ -102,18 +102,25 @@ class Running:
 
     def on_wait_begun(self, report: WaitBegun, now: int) -> None:
         """It waits for something."""
-        self._waits += 1
+        assert self._execution.running is not None
+        self._waits.append(self._execution.running)
         for ref in report.objects:
             self._submission.want(ref)
-        if self._waits == 1:
+        if len(self._waits) == 1:
             self._say_blocked(m.BLOCKED)
 
     def on_wait_ended(self, report: WaitEnded, now: int) -> None:
         """It waits no more."""
-        if self._waits:
-            self._waits -= 1
-            if not self._waits:
-                self._say_blocked(m.UNBLOCKED)
+        task = report.task or self._execution.running
+        if task in self._waits:
+            at = self._waits.index(task)
+            self._keep_waits(self._waits[:at] + self._waits[at + 1 :])
+
+    def _keep_waits(self, waits: list[Item]) -> None:
+        ended = self._waits and not waits
+        self._waits = waits
+        if ended:
+            self._say_blocked(m.UNBLOCKED)
 
     def _say_blocked(self, code: int) -> None:
         """To the lessor, and to whoever may have sent tasks that wait behind this one."""

@@ -10,6 +10,7 @@ from concurrent.futures import _base
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ..core.execution import Item
 from ..core.ids import Ref
 from ..core.machine import Machine
 from ..core.reports import WaitBegun, WaitEnded
@@ -68,7 +69,7 @@ class Waiting(Owner):
                 self._nested -= 1
             self._do_chores()
 
-    def begin_waiting(self, refs: tuple[Ref, ...]) -> object:
+    def begin_waiting(self, refs: tuple[Ref, ...]) -> Item | None:
         """Somebody waits for one of these, in any thread: so does the running task.
 
         Returns:
@@ -81,11 +82,11 @@ class Waiting(Owner):
                 self._flush()
             return task
 
-    def end_waiting(self, task: object) -> None:
+    def end_waiting(self, task: Item | None) -> None:
         """One wait less, if the task in which it began is still running."""
         with self._lock:
             if task is not None and task in self.machine.execution.started:
-                self._feed(WaitEnded())
+                self._feed(WaitEnded(task))
                 self._flush()
 
     def make_waiters(self, future: Future[Any]) -> list[Any]:
@@ -129,13 +130,13 @@ class Waiters(list[Any]):
         super().__init__()
         self._worker = worker
         self._ref = ref
-        self._tasks: list[object] = []  # in which each began to wait
+        self._tasks: list[Item | None] = []  # in which each began to wait
 
     def append(self, waiter: Any) -> None:
         self._tasks.append(self._begin(waiter))
         super().append(waiter)
 
-    def _begin(self, waiter: Any) -> object:
+    def _begin(self, waiter: Any) -> Item | None:
         if not isinstance(waiter, _base._Waiter):
             return self._worker.begin_waiting((self._ref,))
         event = waiter.event
