@@ -345,20 +345,21 @@ class Lessor:
             waiting: how many more workers could be used.
             wanted: every worker waits, and one of them for one of these tasks.
         """
+        if self.slots_used >= self.max_workers or self.starting >= waiting:
+            return
+        staying = sum(process.status != RETIRING for process in self.processes.values())
         while (
             self.slots_used < self.max_workers
             and self.starting < waiting
-            and (self._staying() < self.max_processes or (wanted and not self.slots_used))
+            and (staying < self.max_processes or (wanted and not self.slots_used))
         ):
+            staying += 1
             self._last_number += 1
             process = Process(self._last_number)
             self.processes[process.number] = process
             self.starting += 1
             self.slots_used += 1
             self._commands.append(Spawn(process.number))
-
-    def _staying(self) -> int:
-        return sum(process.status != RETIRING for process in self.processes.values())
 
     def _ask_back(self, now: int) -> None:
         """Demand is left that nothing free can serve: ask owners who have more."""
