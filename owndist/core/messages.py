@@ -25,7 +25,7 @@ Owner to executor
 
 Executor to owner
     DONE      task, attempt, status, value, elapsed_ns, extras
-                  extras: None, or (pinned, nested, entries): mappings that outlive the task, the
+                  extras: None, or (pinned, given, entries): mappings that outlive the task, the
                   objects whose futures are inside the value ((address, token), ...), and the
                   namespace entries that its readers need
     YIELD     task, attempt, index, status, value, extras
