@@ -363,7 +363,7 @@ def current_executor() -> OwnershipExecutor:
     one task of each item. An executor cannot be shut down from inside.
 
     Raises:
-        RuntimeError: no task runs in this process.
+        RuntimeError: no task runs in this process, or it is being initialized.
     """
     worker = here.worker
     if worker is None or not worker._is_ours():

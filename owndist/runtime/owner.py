@@ -66,6 +66,8 @@ class Owner(Process):
         Args:
             continued: it goes on with a batched map that was begun before any `shutdown`.
         """
+        if options.num_returns != 1:
+            self.streams.check(options)
         if self._gate is not None and not continued:
             self._ready()
             self._wait_at_gate(self._gate)

@@ -10,6 +10,7 @@ import itertools
 import logging
 import os
 import selectors
+import signal
 import socket
 from collections.abc import Callable, Container
 from typing import Any
@@ -158,16 +159,23 @@ class WorkerPool:
     def kill_all(self, signum: int) -> None:
         """Send a signal to every worker."""
         for worker in self.processes.values():
-            if worker.nursery is self._nursery:
-                worker.nursery.kill(worker.number, signum)
-            elif worker.pid is not None and not worker.at_end:
-                os.kill(worker.pid, signum)
+            self._signal(worker, signum)
 
     def kill(self, number: int) -> None:
         """End one worker at once."""
         worker = self.processes.get(number)
         if worker is not None:
-            worker.nursery.kill(number)
+            self._signal(worker, signal.SIGKILL)
+
+    def _signal(self, worker: WorkerProcess, signum: int) -> None:
+        if worker.nursery is self._nursery:
+            worker.nursery.kill(worker.number, signum)
+        elif worker.pid is not None and not worker.at_end:
+            # Its template is dead, and somebody else reaps it.
+            try:
+                os.kill(worker.pid, signum)
+            except ProcessLookupError:
+                pass  # it has just ended: the link will tell
 
     def tell_of_laggards(self) -> None:
         """Log which workers were told to stop and have not."""

@@ -26,6 +26,14 @@ class Streams:
         self._open: dict[int, Arrivals] = {}
         self._closed: deque[int] = deque()  # appended to from `__del__`
 
+    def check(self, options: TaskOptions) -> None:
+        """Raise if this process cannot take a task with several values."""
+        if options.num_returns == "stream" and self._shell.number != DRIVER:
+            raise RuntimeError(
+                "a task cannot open a stream: num_returns='stream' is for the "
+                "process that made the executor"
+            )
+
     def open(self, end: Future[Any], name: str) -> FutureStream[Any]:
         """Lock held. A stream has been submitted; `end` is the future of its task."""
         from ..streams import Arrivals, FutureStream
@@ -44,11 +52,6 @@ class Streams:
         """Lock held. What the user gets for a task that is about to be submitted."""
         count, name = options.num_returns, report.name
         if not isinstance(count, int):
-            if self._shell.number != DRIVER:
-                raise RuntimeError(
-                    "a task cannot open a stream: num_returns='stream' is for the "
-                    "process that made the executor"
-                )
             report.returns, report.buffer = STREAM, options.stream_buffer
             return self.open(first, name)
         report.returns = count

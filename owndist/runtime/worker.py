@@ -19,6 +19,7 @@ import os
 import signal
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from ..core import messages as m
@@ -28,6 +29,7 @@ from ..core.commands import (
     Complete,
     Free,
     JudgeError,
+    Log,
     Moved,
     Orphaned,
     Send,
@@ -70,6 +72,7 @@ _TRIM_AFTER_S = 2.0
 # What a process ends with whose task belongs to a dead owner.
 ORPHANED = 77
 
+_log = logging.getLogger("owndist.worker")
 _now = time.perf_counter_ns
 
 
@@ -124,12 +127,12 @@ class Worker(Inside):
         self._main_waits = False  # the main thread is idle
         self._reader_ticks = False  # the reader looks at the outbox every _TICK_S
         self._tasks_begun = 0
+        self._logs: deque[tuple[Any, ...]] = deque()  # level, text, arguments
 
     # -- the main thread
 
     def run(self) -> None:
         """Run tasks until told to stop."""
-        current.here.worker = self
         threading.Thread(target=self._read_for_ever, name="owndist-reader", daemon=True).start()
         failure = initialize(self._setup, self._decoder)
         if failure is not None:
@@ -139,6 +142,7 @@ class Worker(Inside):
             self._say((m.INIT_FAILED, failure))
             self._wait_for_the_end()
             return
+        current.here.worker = self
         self._say((m.ALIVE, os.getpid()))
         machine = self.machine
         while True:
@@ -197,12 +201,12 @@ class Worker(Inside):
             self.announce(futures)
         extent = extent_of(value)
         if extent is None or not self.machine.running.is_told(extent_key(extent)):
-            # A value that is passed on is kept by what it came with: the arguments, or a borrowed
-            # future, whose release waits for the DONE.
+            # A value that is passed on is kept by the arguments that it came with.
             buffers.clear()
-        # Else it came with an earlier task, and perhaps nothing keeps it but our mapping. Were that
-        # to die now, the owner would hear of its end before it hears of the value. The reader tells
-        # of no extent that is mapped; so nothing is said before the DONE.
+        # Else it came with an earlier task, or as a future's value, and perhaps nothing keeps it
+        # but our mapping. Were that to die now, the owner would hear of its end, or of the end of
+        # that future, before it hears of the value. The reader tells of no extent that is mapped;
+        # so nothing is said before the DONE.
         with self._lock:
             mapped = tuple(self._store.mapped())
             self._feed(TaskEnded(task, attempt, status, value, elapsed, mapped, entries))
@@ -368,6 +372,9 @@ class Worker(Inside):
                 self._judgements.append(command)
             elif isinstance(command, Abandon):
                 self._store.abandon(command.serial)
+            elif isinstance(command, Log):
+                self._logs.append((command.level, command.text, *command.args))
+                self._poke_reader()
             elif isinstance(command, Orphaned):
                 self._flush()
                 os._exit(ORPHANED)
@@ -409,7 +416,13 @@ class Worker(Inside):
                 self._feed(Unmapped(told))
 
     def _do_chores(self) -> None:
-        """Complete futures, judge errors. The user's code runs here: no lock is held."""
+        """Complete futures, judge errors, log. The user's code runs here: no lock is held."""
+        while self._logs:
+            try:
+                line = self._logs.popleft()
+            except IndexError:
+                break  # the other thread was faster
+            _log.log(*line)
         while self._judgements:
             try:
                 command = self._judgements.pop()

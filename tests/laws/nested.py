@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import logging
 import os
 import signal
 import threading
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from owndist import current_executor
 
@@ -157,6 +160,55 @@ def wait_at(gate: str, diary: str) -> str:
     with open(gate) as pipe:
         pipe.read()
     return note(diary, "went through")
+
+
+def log_of_a_retry(path: str, died: str) -> int:
+    """A child is run again by another worker; what is logged here of that goes to a file."""
+    handler = logging.FileHandler(path)
+    logging.getLogger("owndist.worker").addHandler(handler)
+    # With a timeout, so that it does not run here.
+    return int(current_executor().submit(die, died).result(60))
+
+
+def refused_streams(x: int) -> int:
+    """A task asks for streams, with arguments of all sizes and kinds, and then goes on."""
+    streams = current_executor().options(num_returns="stream")
+    for argument in (x, bytes(1_000_000), threading.Lock()):
+        with pytest.raises(RuntimeError, match="cannot open a stream"):
+            streams.submit(iter, argument)
+    return int(current_executor().submit(square, x).result())
+
+
+_tried = []
+
+
+def try_for_an_executor() -> None:
+    """An initializer."""
+    try:
+        current_executor()
+    except RuntimeError as error:
+        _tried.append(str(error))
+
+
+def what_was_tried() -> str:
+    return str(_tried[0])
+
+
+def hold_the_interpreter(diary: str) -> None:
+    """Nothing else runs in this process from here on."""
+    note(diary, f"stuck {os.getpid()}")
+    ctypes.PyDLL(None).sleep(60)
+
+
+def leave_one_stuck(diary: str, marker: str) -> str:
+    """The first time, a child is stuck in another worker."""
+    try:
+        Path(marker).touch(exist_ok=False)
+    except FileExistsError:
+        return "second attempt"
+    note(diary, f"parent {os.getpid()}")
+    current_executor().submit(hold_the_interpreter, diary).result(60)
+    return "first attempt"
 
 
 def map_reduce(depth_left: int, seed: int) -> int:

@@ -178,6 +178,45 @@ def _parent_of_one_that_dies(path: str) -> int:
     return int(current_executor().submit(nested.die, path).result())
 
 
+def test_a_retry_in_a_worker_is_logged_there(make_pool: MakePool, tmp_path: Path) -> None:
+    """Law 32: its owner is a worker, and says so."""
+    executor = make_pool(max_workers=2)
+    log = tmp_path / "log"
+    future = executor.submit(nested.log_of_a_retry, str(log), str(tmp_path / "died"))
+    assert future.result(PATIENCE_S) == 7
+    eventually(lambda: "running it again" in log.read_text(), "it was logged")
+
+
+def test_a_refused_stream_leaves_the_worker_as_it_was(pool: OwnershipExecutor) -> None:
+    """Law 70: streams are for the driver; other tasks can be submitted afterwards."""
+    assert pool.submit(nested.refused_streams, 5).result(PATIENCE_S) == 25
+
+
+def test_an_initializer_has_no_executor(make_pool: MakePool) -> None:
+    """With one worker nobody would run what it submits."""
+    executor = make_pool(max_workers=1, initializer=nested.try_for_an_executor)
+    assert "for tasks" in executor.submit(nested.what_was_tried).result(PATIENCE_S)
+
+
+@pytest.mark.slow
+def test_an_orphan_can_be_killed_when_its_template_is_dead(
+    make_pool: MakePool, tmp_path: Path
+) -> None:
+    """Laws 48 and 49: it runs a dead owner's task, holds the interpreter, and has to be killed."""
+    executor = make_pool(max_workers=2)
+    diary = tmp_path / "diary"
+    diary.touch()
+    future = executor.submit(nested.leave_one_stuck, str(diary), str(tmp_path / "marker"))
+    eventually(lambda: "stuck" in diary.read_text(), "the child is stuck")
+    parent, child = (int(line.split()[1]) for line in diary.read_text().splitlines())
+    template = executor._driver._pool._nursery
+    os.kill(template.pid, signal.SIGKILL)
+    eventually(lambda: executor._driver._pool._nursery is not template, "there is another one")
+    os.kill(parent, signal.SIGKILL)
+    eventually(lambda: has_ended(child), "the orphan has ended")
+    assert future.result(PATIENCE_S) == "second attempt"
+
+
 def test_two_owners_both_progress(make_pool: MakePool) -> None:
     """Law 55: neither waits until the other has done all of its tasks."""
     executor = make_pool(max_workers=2)
