@@ -9,7 +9,7 @@ import ast
 import io
 import re
 import tokenize
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -242,20 +242,3 @@ def forbidden_words(root: Path) -> list[str]:
             for match in FORBIDDEN.finditer(line):
                 offenders.append(f"{path.relative_to(root)}:{number} {match.group()!r}")
     return offenders
-
-
-def laws_named(paths: Iterable[Path]) -> dict[int, list[str]]:
-    """Which tests name which law in their docstrings: `Law 5`, `Laws 5, 7 and 13`, `Laws 27-29`."""
-    number_list = r"\bLaws?\s+(\d+(?:\s*(?:,\s*and|,|and|to|-|–)\s*\d+)*)"
-    named: dict[int, list[str]] = {}
-    for path in paths:
-        for node in ast.walk(parse(path)):
-            if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-                continue
-            if not node.name.lower().startswith("test"):
-                continue
-            for listed in re.findall(number_list, ast.get_docstring(node) or ""):
-                for first, last in re.findall(r"(\d+)(?:\s*(?:to|-|–)\s*(\d+))?", listed):
-                    for law in range(int(first), int(last or first) + 1):
-                        named.setdefault(law, []).append(node.name)
-    return named

@@ -22,9 +22,7 @@ from tests.house import (
     global_statements,
     import_cycles,
     impure_core,
-    laws_named,
     oversized,
-    python_files,
     swallowed_errors,
     wrong_direction,
 )
@@ -39,26 +37,6 @@ RULES = [
     swallowed_errors,
     forbidden_words,
 ]
-LAWS_HERE = frozenset(
-    {
-        *range(1, 10),
-        *range(13, 17),
-        22,
-        *range(27, 37),
-        41,
-        44,
-        46,
-        47,
-        51,
-        52,
-        57,
-        64,
-        65,
-        67,
-        68,
-        69,
-    }
-)
 
 
 # --- the rules on our tree -----------------------------------------------------------------------
@@ -71,11 +49,6 @@ def report(offenders: list[str]) -> None:
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_our_tree_keeps_the_rule(rule):
     report(rule(ROOT))
-
-
-def test_every_law_kept_here_is_named_by_a_test():
-    named = laws_named(python_files(ROOT, "tests"))
-    report([f"Law {law} is named by no test" for law in sorted(LAWS_HERE - named.keys())])
 
 
 # --- the public names ----------------------------------------------------------------------------
@@ -311,21 +284,3 @@ def test_forbidden_words_are_found(plant):
         }
     )
     assert forbidden_words(root) == [f"docs/a.md:1 {home!r}", f"setup.cfg:1 {home!r}"]
-
-
-def test_laws_are_read_from_docstrings_of_tests(plant):
-    root = plant(
-        {
-            "tests/test_a.py": '''
-                """Law 1: a module names nothing."""
-                def test_x():
-                    """Laws 5, 7 and 13: and Law 28."""
-                class TestY:
-                    """Laws 2,
-                    3 to 4, 30-32."""
-                def helper():
-                    """Law 9."""
-                '''
-        }
-    )
-    assert sorted(laws_named(python_files(root, "tests"))) == [2, 3, 4, 5, 7, 13, 28, 30, 31, 32]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import os
 import resource
@@ -17,6 +18,10 @@ import numpy as np
 import pytest
 
 from owndist import current_executor
+from owndist.runtime.current import here
+
+from . import tasks
+from .helpers import PATIENCE_S
 
 
 def square(x: int) -> int:
@@ -246,3 +251,117 @@ def map_reduce_serially(depth_left: int, seed: int) -> int:
     if depth_left == 0:
         return seed * seed % 1000
     return sum(map_reduce_serially(depth_left - 1, seed * 3 + i) for i in range(3)) % 1_000_003
+
+
+def meet(bell: str, gate: str, fn: Any, *args: Any) -> Any:
+    """Run a function in a worker that has no other task: all wait until all have come."""
+    tasks.ring_and_pass(bell, gate)
+    return fn(*args)
+
+
+def in_tables() -> tuple[int, int, int]:
+    """How many objects this worker owns and borrows, and how many extents it keeps."""
+    gc.collect()
+    table = here.worker.machine.references  # type: ignore[union-attr]
+    own = sum(type(ref) is int for ref in table.entries)
+    return own, len(table.entries) - own, len(table.extents)
+
+
+def process_number() -> int:
+    return here.worker.machine.number  # type: ignore[union-attr]
+
+
+def put_and_tell(value: Any) -> tuple[int, int, Any]:
+    """The pid and the number of the owner, and the future of an object of its own."""
+    return os.getpid(), process_number(), current_executor().put(value)
+
+
+def owners_of(*things: Any) -> list[int]:
+    """Who owns the futures, also those inside of lists."""
+    return [(thing[0] if isinstance(thing, list) else thing)._address.owner for thing in things]
+
+
+def meet_and_read(bell: str, gate: str, future: Any) -> Any:
+    return meet(bell, gate, read, future)
+
+
+def read_at_every_leaf(future: Any, depth_left: int) -> int:
+    """A tree of borrowers, each in a process of its own; the size of what each leaf read."""
+    if depth_left == 0:
+        return len(read(future))
+    executor = current_executor()
+    lent = executor.shared(future)
+    children = [executor.submit(read_at_every_leaf, lent, depth_left - 1) for _ in range(2)]
+    # With a timeout, a task does not run its children on its own stack.
+    return sum(child.result(PATIENCE_S) for child in children)
+
+
+def lend_to_one_that_keeps(future: Any) -> tuple[int, int]:
+    """The pids of this process, and of another one that keeps the future."""
+    executor = current_executor()
+    keeping = executor.submit(tasks.keep, "borrowed", executor.shared(future))
+    return os.getpid(), keeping.result(PATIENCE_S)
+
+
+def put_and_lend_twice(value: Any) -> tuple[int, int, int]:
+    """The pids of an owner, of one that borrowed from it, and of one that borrowed from that."""
+    executor = current_executor()
+    future = executor.put(value)
+    lending = executor.submit(lend_to_one_that_keeps, executor.shared(future))
+    return (os.getpid(), *lending.result(PATIENCE_S))
+
+
+def read_if_kept() -> Any:
+    """What the future stands for that this process keeps, or None."""
+    return tasks.kept["borrowed"].result() if "borrowed" in tasks.kept else None
+
+
+def forget_all() -> None:
+    tasks.kept.clear()
+    gc.collect()
+
+
+def hold_in_own_object(future: Any) -> Any:
+    """An object of this process's, with somebody else's future inside."""
+    return current_executor().put(tasks.Holder(future))
+
+
+def leave_a_child(bell: str, gate: str) -> int:
+    """Submit a task that nobody waits for; returns the owner's pid."""
+    current_executor().submit(tasks.ring_and_pass, bell, gate)
+    return os.getpid()
+
+
+def own_what_another_wrote(size: int) -> tuple[int, int, Any]:
+    """As `put_and_tell`, of a value that is in the memory of another process."""
+    child = current_executor().submit(tasks.make_and_tell, 1, size)
+    assert child.result(PATIENCE_S)[0] != os.getpid()  # with a timeout, it runs elsewhere
+    return os.getpid(), process_number(), child
+
+
+def die_with_children(diary: str, bell: str, gate: str, count: int) -> str:
+    """The first time: own so many children, and wait for one that never ends."""
+    first = not Path(diary).read_text()
+    note(diary, f"parent {os.getpid()}")
+    if not first:
+        return "second attempt"
+    executor = current_executor()
+    children = [executor.submit(note_and_wait, diary, bell, gate) for _ in range(count)]
+    return str(children[0].result(PATIENCE_S))
+
+
+def note_and_wait(diary: str, bell: str, gate: str) -> None:
+    note(diary, f"child {os.getpid()}")
+    tasks.ring_and_pass(bell, gate)
+    note(diary, "went on")
+
+
+def own_a_child_that_waits(bell: str, gate: str) -> tuple[int, Any]:
+    """The owner's pid, and the future of a child that waits at a gate."""
+    return os.getpid(), current_executor().submit(tasks.ring_and_pass, bell, gate)
+
+
+def forget_if(pid: int) -> None:
+    """In that process only: let go of what was kept."""
+    if os.getpid() == pid:
+        forget_all()
