@@ -49,6 +49,12 @@ def depth(n: int) -> int:
     return 0 if n == 0 else 1 + int(current_executor().submit(depth, n - 1).result())
 
 
+def pids_below(n: int) -> list[int]:
+    """In which processes a chain of so many tasks runs, each of which waits for the next."""
+    below = [] if n == 0 else current_executor().submit(pids_below, n - 1).result()
+    return [os.getpid(), *below]
+
+
 def gather(way: str, count: int) -> list[int]:
     executor = current_executor()
     futures = [executor.submit(square, i) for i in range(count)]
