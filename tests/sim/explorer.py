@@ -69,7 +69,7 @@ class Exploration:
             try:
                 world, said = self._replay(path)
                 ticks = path.count((DRIVER, "tick"))
-                key = hash(_fingerprint((world.__dict__, said, ticks), {}, world.now))
+                key = hash(fingerprint((world.__dict__, said, ticks), {}, world.now))
                 if key in self._seen:
                     continue
                 self._seen.add(key)
@@ -123,7 +123,7 @@ class Exploration:
         world.check_rest()
 
 
-def _fingerprint(thing: Any, ids: dict[int, int], now: int) -> Any:
+def fingerprint(thing: Any, ids: dict[int, int], now: int) -> Any:
     """A value that is equal for equal states, and can be hashed.
 
     Of a time only that counts by which the machine decides: whether it has come.
@@ -134,10 +134,10 @@ def _fingerprint(thing: Any, ids: dict[int, int], now: int) -> Any:
     if known is not None:
         return ("seen", known)
     if isinstance(thing, tuple):
-        return tuple(_fingerprint(item, ids, now) for item in thing)
+        return tuple(fingerprint(item, ids, now) for item in thing)
     ids[id(thing)] = len(ids)
     if isinstance(thing, dict):
-        return tuple((key, _fingerprint(value, ids, now)) for key, value in thing.items())
+        return tuple((key, fingerprint(value, ids, now)) for key, value in thing.items())
     if isinstance(thing, OneAtATime):
         return "rng"
     if isinstance(thing, Machine):
@@ -145,15 +145,15 @@ def _fingerprint(thing: Any, ids: dict[int, int], now: int) -> Any:
         state = {k: v for k, v in vars(thing).items() if k not in skipped}
         deadline = thing.next_deadline()
         state["due"] = None if deadline is None else deadline <= now
-        return _fingerprint(state, ids, now)
+        return fingerprint(state, ids, now)
     if isinstance(thing, Worker):
         state = {k: getattr(thing, k) for k in thing.__slots__ if k != "progress_at"}
         state["overdue"] = thing.progress_at + OVERDUE_NS <= now
-        return _fingerprint(state, ids, now)
+        return fingerprint(state, ids, now)
     if hasattr(thing, "__dict__"):
         state = {k: v for k, v in vars(thing).items() if k not in ("steps", "now")}
-        return _fingerprint(state, ids, now)
+        return fingerprint(state, ids, now)
     slots = getattr(type(thing), "__slots__", None)
     if slots is not None and (isinstance(thing, Record) or slots):
-        return tuple(_fingerprint(getattr(thing, slot), ids, now) for slot in slots)
-    return tuple(_fingerprint(item, ids, now) for item in thing)
+        return tuple(fingerprint(getattr(thing, slot), ids, now) for slot in slots)
+    return tuple(fingerprint(item, ids, now) for item in thing)
