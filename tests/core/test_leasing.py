@@ -125,7 +125,7 @@ def test_what_stands_behind_a_blocked_task_is_recalled() -> None:
 
 
 def test_what_stands_behind_the_last_task_of_a_worker_is_recalled_when_it_blocks() -> None:
-    """max_tasks_per_child=2; the first task waits for the second (Laws 26, 53)."""
+    """max_tasks_per_child=2; the first task waits for the second (Law 53)."""
     door = Door(max_tasks=2)
     door.make_short()
     door.submit(1)

@@ -235,3 +235,34 @@ def test_leases_settle_whatever_is_asked_for(seed: int) -> None:
     assert lessor.slots_used <= lessor.max_workers + sum(
         p.status == 1 and p.holder is not None for p in lessor.processes.values()
     )
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("late", [0, 100])
+def test_two_owners_with_a_thousand_tasks_share(workers: int, late: int) -> None:
+    """Law 55: tasks of 1 ms; the second owner comes when the first has done some already."""
+    host = Host(workers)
+    owners = (1, 2)
+    host.demand(DRIVER, 2)
+    for owner in owners:  # tasks that submit others, and wait for them
+        host.up(owner)
+        host.block(owner)
+    host.demand(DRIVER, 0)
+    left = dict.fromkeys(owners, 1000)
+    done = dict.fromkeys(owners, 0)
+    while all(left.values()):
+        for owner in owners:
+            if owner == 1 or done[1] >= late:
+                host.demand(owner, min(64, left[owner]), wanted=True)
+        for number in list(host.spawned):
+            host.up(number)
+        for owner in list(host.held.values()):
+            if owner in owners and left[owner]:
+                left[owner] -= 1
+                done[owner] += 1
+        host.tick(MS)
+        for _, number in list(host.asked):
+            if host.held.get(number) in owners:
+                host.give_back(number)
+    fast, slow = done[1] - late, done[2]
+    assert min(fast, slow) * 2 >= max(fast, slow), done

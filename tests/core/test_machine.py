@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from owndist.core import messages as m
 from owndist.core.commands import Drained, Log, LookAgain
-from owndist.core.reports import Aborted, LookedAgain, ShutdownAsked
+from owndist.core.ids import DRIVER
+from owndist.core.machine import Machine
+from owndist.core.reports import (
+    Aborted,
+    HandlesDropped,
+    LookedAgain,
+    Received,
+    ShutdownAsked,
+    Stored,
+    Submitted,
+)
 from owndist.core.values import BROKEN, CANCELLED, FAILED, READY
 
 from .door import Door, extent, only, sends
@@ -198,3 +208,23 @@ def test_commands_go_by_submission_order() -> None:
             door.done(worker, task, attempt=attempt)
         stories.append(repr(door.story))
     assert stories[0] == stories[1]
+
+
+def test_a_worker_that_owns_something_does_not_leave() -> None:
+    """Told to stop, it waits for its objects and its tasks; told that all is over, for nothing
+    (Law 26)."""
+    machine = Machine(3)
+    machine.handle(Stored(1, b"value", ()), 0)
+    machine.handle(Submitted(2, 7, (), b"args", (), (), "task", 3, False), 0)
+    machine.handle(HandlesDropped([2]), 0)
+    machine.handle(Received(DRIVER, [(m.STOP, False)]), 0)
+    assert not machine.may_leave()
+    machine.handle(HandlesDropped([1]), 0)
+    assert not machine.may_leave()  # the task is still to be run
+    machine.handle(Received(DRIVER, [(m.GRANT, 4, None)]), 0)
+    machine.handle(Received(4, [(m.DONE, 2, 1, READY, b"value", 1, None)]), 0)
+    assert machine.may_leave()
+    machine.handle(Stored(5, b"value", ()), 0)
+    assert not machine.may_leave()
+    machine.handle(Received(DRIVER, [(m.STOP, True)]), 0)
+    assert machine.may_leave()

@@ -1,4 +1,4 @@
-"""What keeps an object and its memory, and when they go (Laws 12 to 17)."""
+"""What keeps an object and its memory, and when they go."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .door import Door, done, extent, only, sends
 
 
 def test_value_is_freed_once_when_its_last_handle_goes() -> None:
-    """`x = put(array); y = x; del x; del y` (Laws 13, 16)."""
+    """`x = put(array); y = x; del x; del y` (Laws 13, 14, 16)."""
     door = Door()
     door.put(1, extent(0, 1))
     door.feed(HandleAdded(1))
@@ -44,7 +44,7 @@ def test_pending_argument_keeps_the_value() -> None:
 
 
 def test_result_that_nobody_wants_is_freed_when_it_comes() -> None:
-    """`submit(make_array)`, and the future is dropped at once (Law 44)."""
+    """`submit(make_array)`, and the future is dropped at once (Laws 13, 14)."""
     door = Door()
     door.submit(1)
     door.up(1)
@@ -55,7 +55,7 @@ def test_result_that_nobody_wants_is_freed_when_it_comes() -> None:
 
 
 def test_stored_arguments_are_held_until_the_outcome() -> None:
-    """`submit(f, big_list)`: the arguments themselves lie in shared memory."""
+    """`submit(f, big_list)`: the arguments themselves lie in shared memory (Laws 12, 13)."""
     door = Door()
     door.submit(1, args=extent(0, 1))
     door.up(1)
@@ -90,7 +90,7 @@ def test_view_in_a_worker_keeps_its_bytes() -> None:
 
 
 def test_two_names_for_one_extent_free_it_once() -> None:
-    """`y = submit(identity, x)`: the result is the argument's memory; in either order."""
+    """`y = submit(identity, x)`: the result is the argument's memory (Laws 13, 14)."""
     for order in ((1, 2), (2, 1)):
         door = Door()
         door.put(1, extent(0, 1))
@@ -122,7 +122,7 @@ def test_second_name_that_comes_twice_frees_nothing_twice() -> None:
 
 
 def test_future_inside_a_value_keeps_its_object() -> None:
-    """`outer = put([shared(x)]); del x` (Law 12)."""
+    """`outer = put([shared(x)]); del x` (Laws 12, 14)."""
     door = Door()
     door.put(1, extent(0, 1))
     door.put(2, nested=(1,))
@@ -161,7 +161,7 @@ def test_borrower_keeps_the_object_until_it_releases() -> None:
 
 
 def test_two_borrowers_with_the_same_token_are_two() -> None:
-    """Every worker counts its tokens from 1; both keep `shared(x)` (Laws 12, 19)."""
+    """Every worker counts its tokens from 1; both keep `shared(x)` (Laws 12, 17, 19)."""
     door = Door(max_workers=2)
     door.put(1, extent(0, 1))
     door.submit(2, nested=(1,))

@@ -98,7 +98,7 @@ def test_a_death_is_noticed_although_a_child_of_the_task_lives_on(fifo: str) -> 
 
 
 def test_more_waiting_tasks_than_processes_are_allowed_do_not_hang(fifo: str) -> None:
-    """Law 46: a task that another one waits for can always run."""
+    """Law 53: a task that another one waits for can always run."""
     with OwnershipExecutor(1, FORK) as pool:
         first = pool.submit(identity, 1)
         wanted = pool.submit(identity, first)
@@ -121,7 +121,7 @@ def test_many_callbacks_that_wait_for_another_future_all_run() -> None:
 
 
 def test_executors_that_start_at_the_same_time_all_end() -> None:
-    """Law 27: none keeps a copy of another's control socket."""
+    """Laws 27 and 64: none keeps a copy of another's control socket."""
     for _ in range(10):
         pools = [OwnershipExecutor(1, FORK) for _ in range(3)]
         barrier = threading.Barrier(3)

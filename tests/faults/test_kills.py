@@ -1,4 +1,4 @@
-"""Laws 1, 14, 27, 29, 32, 33 and 46: a random worker dies every 50 to 200 ms."""
+"""A random worker dies every 50 to 200 ms."""
 
 from __future__ import annotations
 
@@ -89,14 +89,14 @@ def run_under_fire(seed: int, count: int, max_workers: int) -> int:
 
 @pytest.mark.slow
 def test_a_random_graph_is_right_while_workers_are_killed(seed: int) -> None:
-    """Laws 29, 32 and 46: 2,000 tasks; every value as in a serial run, and nothing is left."""
+    """Laws 14, 29, 32 and 46: 2,000 tasks; every value as in a serial run, and nothing is left."""
     assert run_under_fire(seed, 2_000, 3) > 0
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("run", range(20))
 def test_random_graphs_are_right_while_workers_are_killed(seed: int, run: int) -> None:
-    """Laws 29, 32 and 46: again and again, with other graphs and other numbers of workers."""
+    """Laws 14, 29, 32 and 46: again and again, with other graphs and other numbers of workers."""
     run_under_fire(seed + run, 2_000, 1 + run % 4)
 
 
@@ -126,7 +126,7 @@ def test_tasks_that_may_run_only_once_end_one_way_or_the_other(
 def test_the_death_of_the_template_costs_no_task_anything(
     pool: OwnershipExecutor, seed: int
 ) -> None:
-    """Laws 27, 29, 32 and 46: three times, in the middle of a graph."""
+    """Laws 14, 32 and 46: three times, in the middle of a graph."""
     steps = plan(seed, 600)
     expected = run_serially(steps)
     once = pool.options(max_retries=0)
@@ -146,7 +146,7 @@ def test_the_death_of_the_template_costs_no_task_anything(
 
 
 def test_workers_that_die_after_their_template_are_noticed(pool: OwnershipExecutor) -> None:
-    """Laws 29 and 32: nobody can tell how they ended, but that they did is seen."""
+    """Laws 14, 29 and 32: nobody can tell how they ended, but that they did is seen."""
     workers = {pool.submit(os.getpid).result(PATIENCE_S) for _ in range(10)}
     (template,) = _templates()
     everybody = [child.pid for child in live_children(template)]
@@ -164,7 +164,7 @@ def test_workers_that_die_after_their_template_are_noticed(pool: OwnershipExecut
 
 
 def test_template_and_workers_die_in_random_order(pool: OwnershipExecutor, seed: int) -> None:
-    """Laws 29, 32 and 46."""
+    """Laws 14, 29, 32 and 46."""
     chance = random.Random(seed)
     view = pool.options(max_retries=1_000)
     for _ in range(6):

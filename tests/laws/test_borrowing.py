@@ -1,4 +1,4 @@
-"""Laws 2, 13, 14, 16 and 46 for futures that go to workers as futures, and come back."""
+"""Laws of borrowing for futures that go to workers as futures, and come back."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LARGE = tasks.LARGE
 
 
 def test_a_borrowed_future_is_kept_by_the_worker_that_keeps_it(single: OwnershipExecutor) -> None:
-    """Laws 2 and 13: past its task and past the driver's handle, until the worker drops it."""
+    """Laws 2, 12, 13 and 17: past its task and the driver's handle, until the worker drops it."""
     future = single.submit(tasks.make_bytes, 1)
     single.submit(tasks.keep, "borrowed", single.shared(future)).result(PATIENCE_S)
     del future
@@ -59,7 +59,7 @@ def test_a_borrow_of_what_is_still_to_come_ends_too(pool: OwnershipExecutor, gat
 
 
 def test_a_dead_borrowers_references_are_dropped(single: OwnershipExecutor) -> None:
-    """Laws 13 and 14: its owner stops keeping what only it kept."""
+    """Laws 13, 14 and 21: its owner stops keeping what only it kept."""
     futures = [single.submit(tasks.make_bytes, fill) for fill in range(5)]
     kept = [tasks.Holder(future) for future in futures]
     pid = single.submit(tasks.keep, "borrowed", kept).result(PATIENCE_S)
@@ -71,7 +71,7 @@ def test_a_dead_borrowers_references_are_dropped(single: OwnershipExecutor) -> N
 
 
 def test_a_borrowed_future_comes_back_as_the_owners(pool: OwnershipExecutor) -> None:
-    """Laws 2 and 14: returned as it came, and from within a value."""
+    """Laws 2, 14, 17 and 23: returned as it came, and from within a value."""
     future = pool.submit(tasks.make_bytes, 1)
     back = pool.submit(tasks.echo, pool.shared(future)).result(PATIENCE_S)
     held = pool.submit(tasks.echo, tasks.Holder([future])).result(PATIENCE_S)
@@ -88,7 +88,7 @@ def test_a_borrowed_future_comes_back_as_the_owners(pool: OwnershipExecutor) -> 
 
 
 def test_a_borrower_hands_on_what_it_kept(single: OwnershipExecutor) -> None:
-    """Laws 2 and 14: kept by one task, returned by another, when the owner had dropped it."""
+    """Laws 2, 14 and 17: kept by one task, returned by another, when the owner had dropped it."""
     future = single.submit(tasks.make_bytes, 1)
     single.submit(tasks.keep, "borrowed", single.shared(future)).result(PATIENCE_S)
     del future
@@ -101,7 +101,7 @@ def test_a_borrower_hands_on_what_it_kept(single: OwnershipExecutor) -> None:
 
 
 def test_a_nested_value_goes_through_many_hands(pool: OwnershipExecutor) -> None:
-    """Laws 13 and 14: wrapped again by task after task; only the outermost is held."""
+    """Laws 12, 14 and 17: wrapped again by task after task; only the outermost is held."""
     inner = pool.submit(tasks.make_bytes, 1)
     for _ in range(20):
         inner = pool.submit(tasks.Holder, pool.shared(inner))
@@ -117,7 +117,7 @@ def test_a_nested_value_goes_through_many_hands(pool: OwnershipExecutor) -> None
 
 
 def test_the_same_reference_by_two_paths_counts_twice(single: OwnershipExecutor) -> None:
-    """Laws 14 and 16."""
+    """Laws 14, 16 and 17."""
     future = single.submit(tasks.make_bytes, 1)
     single.submit(tasks.keep, "one", single.shared(future)).result(PATIENCE_S)
     single.submit(tasks.keep, "two", tasks.Holder(future)).result(PATIENCE_S)
@@ -157,7 +157,7 @@ def test_a_borrower_sees_the_error_of_what_it_borrowed(pool: OwnershipExecutor) 
 def test_a_borrower_that_waits_when_its_worker_dies_is_run_again(
     pool: OwnershipExecutor, gate: Gate, bell: Bell
 ) -> None:
-    """Laws 14 and 46."""
+    """Laws 14 and 32."""
 
     def tell_and_ask(path: str, future: Any) -> tuple[int, Any]:
         tasks.ring(path)
@@ -201,13 +201,29 @@ def test_an_object_whose_segment_was_removed_is_a_typed_loss(pool: OwnershipExec
     assert pool.submit(tasks.add, 1, 2).result(PATIENCE_S) == 3
 
 
+def test_a_lost_value_that_was_put_is_a_typed_loss(pool: OwnershipExecutor) -> None:
+    """Laws 43 and 46: nothing could make it again; whoever reads it is told, and nobody hangs."""
+    before = sessions_of([os.getpid()])
+    put = pool.put(bytes(LARGE))
+    made = pool.submit(tasks.make_bytes, 1)
+    view = made.result(PATIENCE_S)
+    (session,) = sessions_of([os.getpid()]) - before
+    for name in segments_of(session):
+        os.unlink(f"/dev/shm/{name}")
+    once = pool.options(max_retries=0)
+    for reading in (put, once.submit(len, put), once.submit(tasks.ask, pool.shared(put))):
+        with pytest.raises(ObjectLost):
+            reading.result(PATIENCE_S)
+    assert tasks.total(view) == LARGE
+
+
 @pytest.mark.parametrize(
     "waiting", [tasks.ring_and_ask, tasks.ring_and_await, tasks.ring_and_ask_in_a_thread]
 )
 def test_a_task_that_waits_lends_its_place(
     single: OwnershipExecutor, bell: Bell, waiting: Any
 ) -> None:
-    """Law 2: whatever way it waits; else what it waits for could never run."""
+    """Laws 2 and 53: whatever way it waits; else what it waits for could never run."""
     outside: AnyFuture[int] = AnyFuture()
     awaited = single.submit(tasks.echo, outside)
     asking = single.submit(waiting, bell.path, single.shared(awaited))

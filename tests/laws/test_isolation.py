@@ -1,4 +1,4 @@
-"""Laws 8, 52, 64, 65 and 67 to 69: tasks, executors and the program do not disturb each other."""
+"""Laws 8, 52, 64, 65, 67 and 69: tasks, executors and the program do not disturb each other."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def test_a_value_nobody_waits_for_is_released_when_it_comes(
 def test_a_pending_task_keeps_its_arguments(
     pool: OwnershipExecutor, gate: Gate, bell: Bell
 ) -> None:
-    """Law 13: also while it only waits for another argument, and while it runs."""
+    """Laws 12 and 13: also while it only waits for another argument, and while it runs."""
     large = pool.submit(tasks.make_bytes, 1)
     slow = pool.submit(tasks.ring_and_pass, bell.path, gate.path)
     sum_ = pool.submit(lambda array, _: tasks.total(array), large, slow)
@@ -72,7 +72,7 @@ def test_a_pending_task_keeps_its_arguments(
 
 
 def test_a_value_with_a_future_inside_keeps_what_that_stands_for(pool: OwnershipExecutor) -> None:
-    """Law 13: until the outer one goes."""
+    """Laws 12, 13 and 17: until the outer one goes."""
     inner = pool.submit(tasks.make_bytes, 1)
     outer = pool.submit(tasks.echo, tasks.Holder(inner))
     assert outer.exception(PATIENCE_S) is None

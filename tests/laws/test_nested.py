@@ -82,7 +82,7 @@ def test_children_go_from_worker_to_worker_and_not_through_the_driver(make_pool:
 
 
 def test_a_future_of_a_child_outlives_the_task_that_made_it(pool: OwnershipExecutor) -> None:
-    """Laws 17 and 26: returned by its owner; the worker stays as long as it owns the value."""
+    """Law 17: returned by its owner."""
     future = pool.submit(nested.chain_of_arrays, 3).result(PATIENCE_S)
     assert future.result(PATIENCE_S)[0] == 3
     total = pool.submit(np.sum, future)
@@ -151,7 +151,7 @@ def test_a_worker_that_is_younger_than_an_owners_death_hears_of_it(make_pool: Ma
 def test_children_of_a_dead_owner_stop_and_its_task_runs_again(
     make_pool: MakePool, tmp_path: Path
 ) -> None:
-    """Laws 48 and 49: queued children never start, the running one ends with its process."""
+    """Laws 48 and 49: the running one ends with its process."""
     executor = make_pool(max_workers=2)
     diary, gate = tmp_path / "diary", tmp_path / "gate"
     diary.touch()
@@ -255,7 +255,7 @@ def test_an_orphan_can_be_killed_when_its_template_is_dead(
 
 
 def test_two_owners_both_progress(make_pool: MakePool) -> None:
-    """Law 55: neither waits until the other has done all of its tasks."""
+    """Both come to an end; how they share is shown by the tests of the lessor."""
     executor = make_pool(max_workers=2)
     one = executor.submit(nested.sum_of_squares, 400)
     other = executor.submit(nested.sum_of_squares, 400)

@@ -29,7 +29,7 @@ CALLABLES = {
 @pytest.mark.every_start_method
 @pytest.mark.parametrize("kind", CALLABLES)
 def test_every_task_gets_a_copy_of_what_it_calls(make_pool: MakePool, kind: str) -> None:
-    """Law 7: what one task does to the function's own state, no other one sees."""
+    """Laws 5 and 8: what one task does to the function's own state, no other one sees."""
     call = CALLABLES[kind]
     argument = (-1,)  # the last one of the list
     pool = make_pool(1)
@@ -39,13 +39,13 @@ def test_every_task_gets_a_copy_of_what_it_calls(make_pool: MakePool, kind: str)
 
 
 def test_items_of_a_map_that_share_an_argument_do_not_share_it_over_there(pool: Pool) -> None:
-    """Law 9: each item has its own copy, as in a task of its own."""
+    """Laws 5 and 8: each item has its own copy, as in a task of its own."""
     shared: list[int] = []
     assert set(pool.map(tasks.append_and_count, [shared] * 200, range(200))) == {1}
 
 
 def test_a_value_is_what_it_was_when_its_item_ended(pool: Pool) -> None:
-    """Law 9: a later item of the same worker may change the object."""
+    """Laws 7 and 8: a later item of the same worker may change the object."""
     values = [
         int.from_bytes(value, "little") for value in pool.map(tasks.reuse_a_buffer, range(200))
     ]
@@ -53,7 +53,7 @@ def test_a_value_is_what_it_was_when_its_item_ended(pool: Pool) -> None:
 
 
 def test_items_of_a_map_count_as_tasks_for_max_tasks_per_child(flavour: Flavour) -> None:
-    """Law 9."""
+    """Law 8."""
     if sys.version_info < (3, 11) and not flavour.is_ours:
         pytest.skip("the stdlib has it since 3.11")
     with flavour.cls(1, max_tasks_per_child=1) as pool:
@@ -75,7 +75,7 @@ def test_a_thread_of_a_task_goes_on_while_the_executor_shuts_down(
 
 
 def test_two_threads_may_wait_for_futures_in_any_order(pool: Pool, gate: Gate) -> None:
-    """Law 27: `wait` locks all its futures, done or not, one after the other."""
+    """Law 8: `wait` locks all its futures, done or not, one after the other."""
     done = [pool.submit(tasks.echo, number) for number in range(100)]
     assert done[-1].result(PATIENCE_S) == 99
     held = [pool.submit(tasks.pass_gate, gate.path) for _ in range(100)]
@@ -100,7 +100,7 @@ def test_two_threads_may_wait_for_futures_in_any_order(pool: Pool, gate: Gate) -
 
 
 def test_a_map_in_a_callback_gives_its_results(pool: Pool) -> None:
-    """Law 27: the thread that runs callbacks also takes in what the map waits for."""
+    """Law 8: the thread that runs callbacks also takes in what the map waits for."""
     got: list[Any] = []
     done = threading.Event()
 
@@ -118,7 +118,7 @@ def test_a_map_in_a_callback_gives_its_results(pool: Pool) -> None:
 def test_a_log_handler_may_look_at_futures(
     make_pool: MakePool, gate: Gate, flavour: Flavour
 ) -> None:
-    """Law 27: handlers hold locks of their own, and a repr asks the executor."""
+    """Law 8: handlers hold locks of their own, and a repr asks the executor."""
     if not flavour.is_ours:
         pytest.skip("the stdlib's executor breaks when a worker dies")
     pool: Any = make_pool(2)
