@@ -55,7 +55,8 @@ class Granting:
         if number in machine.borrowing.dead:
             return
         worker = machine.leases.add(number, left)
-        if not machine.submission.ready:
+        machine.submission.dispatch(now)  # now: the next grant may be one too many
+        if worker.number in machine.leases.idle:
             machine.submission.settle_down(worker, now)
 
     def on_revoke(self, peer: ProcessNumber, message: Message, now: int) -> None:
@@ -76,11 +77,11 @@ class Granting:
         machine = self._machine
         if peer not in machine.lessor.processes:
             return
-        _, count, granted, wanted, busy = message
+        _, count, wanted, busy = message
         if machine.broken is not None and count:
-            machine.commands.append(Send(peer, (BROKE, machine.broken)))
             count = 0
-        machine.lessor.demand(peer, count, granted, wanted, busy, now)
+            machine.commands.append(Send(peer, (BROKE, machine.broken)))
+        machine.lessor.demand(peer, count, wanted, busy, now)
 
     def on_give_back(self, peer: ProcessNumber, message: Message, now: int) -> None:
         """It needs one no more."""
