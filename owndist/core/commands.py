@@ -177,7 +177,7 @@ class Kill(Record):
 
 
 class Abandon(Record):
-    """An extent that this process wrote has no owner any more, but perhaps readers: no reuse."""
+    """An extent that this process wrote is needed no more, but may have readers: no reuse."""
 
     __slots__ = ("serial",)
 

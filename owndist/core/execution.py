@@ -66,17 +66,14 @@ class Execution:
         self.queue = deque([i for i in self.queue if i[0] != owner or i[1][0] != TASK])
         return bool(self.started) and self.started[0][0] == owner
 
-    def brought(self, key: ExtentKey) -> bool:
-        """Whether the running task's arguments are in this extent."""
+    def brought(self) -> list[ExtentKey]:
+        """The extents that the running task's arguments are in."""
         running = self.running
         if running is None:
-            return False
+            return []
         _, _, _, _, _, args, slots, *_ = running[1]
-        for value in (args, *(slots or ())):
-            extent = extent_of(value)
-            if extent is not None and extent_key(extent) == key:
-                return True
-        return False
+        extents = [extent_of(value) for value in (args, *(slots or ()))]
+        return [extent_key(extent) for extent in extents if extent is not None]
 
     def on_credit(self, owner: ProcessNumber, message: Message) -> None:
         """The owner says how far a stream's task may go."""

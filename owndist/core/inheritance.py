@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .commands import Command, Free, Send, SweepDead, Unlink
+from .commands import Abandon, Command, Free, Send, SweepDead, Unlink
 from .ids import DRIVER, ProcessNumber
-from .messages import FREE, HOLDING, UNHOLD, Message
+from .messages import ABANDON, FREE, HOLDING, UNHOLD, Message
 from .references import ReferenceTable
 from .values import Extent
 
@@ -31,18 +31,18 @@ class Inheritance:
         self.held: dict[ProcessNumber, dict[str, dict[ProcessNumber, None]]] = {}
         self.awaited: dict[ProcessNumber, dict[ProcessNumber, None]] = {}
 
-    def free(self, freed: Iterable[Extent]) -> None:
-        """Tell whoever wrote the extents that they are free."""
-        by_writer: dict[ProcessNumber, list[int]] = {}
-        for number, serial, segment, _, _ in freed:
+    def free(self, freed: Iterable[tuple[Extent, bool]]) -> None:
+        """Tell whoever wrote the extents that they are free, or given up."""
+        by_writer: dict[tuple[ProcessNumber, int], list[int]] = {}
+        for (number, serial, segment, _, _), strayed in freed:
             if number == self.number:
-                self._commands.append(Free(serial))
+                self._commands.append(Abandon(serial) if strayed else Free(serial))
             elif number in self.dead:
                 self._one_less(number, segment)
             else:
-                by_writer.setdefault(number, []).append(serial)
-        for number, serials in by_writer.items():
-            self._commands.append(Send(number, (FREE, tuple(serials))))
+                by_writer.setdefault((number, ABANDON if strayed else FREE), []).append(serial)
+        for (number, code), serials in by_writer.items():
+            self._commands.append(Send(number, (code, tuple(serials))))
 
     def _one_less(self, number: ProcessNumber, segment: str) -> None:
         segments = self.dead[number]

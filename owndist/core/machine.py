@@ -270,6 +270,7 @@ class Machine:
             m.RECALL: self._on_recall,
             m.RECALLED: self._on_recalled,
             m.FREE: self.running.on_free,
+            m.ABANDON: self.running.on_abandon,
             m.UNMAPPED: self._on_unmapped,
             m.BLOCKED: granting.on_blocked,
             m.UNBLOCKED: granting.on_unblocked,

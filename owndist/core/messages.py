@@ -15,6 +15,7 @@ Owner to executor
     RECALL    tasks                     give back those that have not started
     FORGET    keys                      these definitions will not be used again
     FREE      serials                   extents of the receiver that nobody needs any more
+    ABANDON   serials                   nor these, but some process may still map them
 
     SPILL     serial                    copy this extent of the receiver to disk
     MOVED     serial, taken             taken: the copy stands for the value now, and the memory is
@@ -53,9 +54,8 @@ Owner to borrower
 Worker to lessor (see `lessor`)
     ALIVE     pid                       the initializer has run; tasks may come
     INIT_FAILED  error                  it raised: the pool is of no use
-    DEMAND    count, granted, wanted, busy
-                  so many more workers could be used, besides those of which GRANT has told so far;
-                  whether a worker waits for one of those tasks; whether any task is unfinished
+    DEMAND    count, wanted, busy       so many more workers could be used; whether a worker waits
+                                        for one of those tasks; whether any task is unfinished
     GIVE_BACK worker, ran               a leased worker, and how many tasks it was given
     BLOCKED, UNBLOCKED                  as to the owner
     VACANT    -                         the answer to GONE: nothing of the dead process's is here
@@ -90,5 +90,5 @@ REGISTERED, CONFIRM, GRANT, REVOKE, GONE, BROKE, SAID = range(9, 16)
 ALIVE, INIT_FAILED, DONE, RECALLED, RELEASE, UNMAPPED, BORROW, BLOCKED, UNBLOCKED = range(20, 29)
 REGISTER, WANT, DEMAND, GIVE_BACK, VACANT, HOLDING, UNHOLD = range(29, 36)
 CONNECT, LINK, SAY = range(36, 39)
-SPILL, MOVED, SPILLED = range(40, 43)
+SPILL, MOVED, SPILLED, ABANDON = range(40, 44)
 YIELD, CREDIT = 50, 51

@@ -35,7 +35,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from .ids import Address, ExtentKey, ProcessNumber, Ref
-from .values import PENDING, Extent, Failure, Value, extent_key, extent_of, is_file
+from .values import PENDING, READY, Extent, Failure, Value, extent_key, extent_of, is_file
 
 if TYPE_CHECKING:
     from .task import Task
@@ -105,7 +105,7 @@ class Entry:
 class ExtentRecord:
     """One extent that holds values which this process needs."""
 
-    __slots__ = ("extent", "holders", "lifeline", "mine", "pins", "told", "tokens")
+    __slots__ = ("extent", "holders", "lifeline", "mine", "pins", "strayed", "told", "tokens")
 
     def __init__(self, extent: Extent, lifeline: Address | None) -> None:
         self.extent = extent  # where it lies now; see `spilling`
@@ -113,6 +113,9 @@ class ExtentRecord:
         self.holders = 0  # entries with this value, and pending tasks with these arguments
         self.pins: dict[ProcessNumber, None] = {}  # processes that map it
         self.told = False  # a borrower was given it as an outcome, and may read it at any time
+        # A borrower that was told has died. It may have passed the value on to tasks of its own,
+        # whose processes told only it that they map it.
+        self.strayed = False
         # Of one that is not mine: the first borrowed object with these bytes, and its
         # registrations once its entry is gone.
         self.lifeline = lifeline
@@ -130,7 +133,7 @@ class ReferenceTable:
         self.resident: dict[ExtentKey, ExtentRecord] = {}
         self.memory_bytes = self.file_bytes = 0
         self.file_reads = 0  # how often a value was handed out that lay on disk
-        self._freed: list[Extent] = []
+        self._freed: list[tuple[Extent, bool]] = []  # and whether somebody may still map it
         self.releases: list[Release] = []  # not yet taken
 
     # -- entries
@@ -245,6 +248,7 @@ class ReferenceTable:
             if entry.borrowers:
                 for (number, token), sponsor in list(entry.borrowers.items()):
                     if number == process:
+                        self._stray(entry)
                         self.drop_borrower(entry.id, process, token)
                     elif sponsor == process:
                         assert type(entry.id) is int
@@ -254,6 +258,13 @@ class ReferenceTable:
         for key in [k for k, record in self.extents.items() if process in record.pins]:
             self.unpin(process, key)
         return unsure
+
+    def _stray(self, entry: Entry) -> None:
+        """A borrower is dead, and nobody knows who got the value from it."""
+        extent = extent_of(entry.value) if entry.status == READY else None
+        if extent is not None:
+            record = self.extents[extent_key(extent)]
+            record.strayed |= record.told
 
     def release_if_unneeded(self, entry: Entry) -> None:
         """Drop the entry, and what only it kept. Not recursive: nests may be deep."""
@@ -380,13 +391,13 @@ class ReferenceTable:
                     self.file_bytes -= extent[4]
                 else:
                     self.memory_bytes -= extent[4]
-                self._freed.append(extent)
+                self._freed.append((extent, record.strayed))
             else:
                 assert record.lifeline is not None
                 self.releases += [(record.lifeline, token) for token in record.tokens]
 
-    def take_freed(self) -> list[Extent]:
-        """The extents that fell free since the last call."""
+    def take_freed(self) -> list[tuple[Extent, bool]]:
+        """The extents that fell free since the last call; and whether somebody may map them."""
         freed = self._freed
         if freed:
             self._freed = []

@@ -20,7 +20,7 @@ from .references import ReferenceTable
 from .reports import Returning, TaskEnded, Unmapped, WaitBegun, WaitEnded, Yielded
 from .submission import Submission
 from .task import T_READY
-from .values import extent_of
+from .values import extent_key, extent_of
 
 
 class Running:
@@ -81,7 +81,12 @@ class Running:
         """What the owner of the running task hears with a value."""
         given, self._given = self._given, ()
         extent = extent_of(report.value)
-        if extent is not None and extent[0] == self._number and owner not in (DRIVER, self._number):
+        if (
+            extent is not None
+            and extent[0] == self._number
+            and owner not in (DRIVER, self._number)
+            and not self.may_pass_on(extent_key(extent))  # or it may have been another's before
+        ):
             self._written.setdefault(owner, {})[extent[1]] = None
         pinned = self._tell_of_mapped(report.mapped, owner) if report.mapped else ()
         if pinned or given or report.entries:
@@ -91,13 +96,19 @@ class Running:
     def _tell_of_mapped(
         self, mapped: Iterable[ExtentKey], owner: ProcessNumber
     ) -> tuple[ExtentKey, ...]:
-        """Those of the extents mapped here that the task's owner has not been told of."""
+        """Those of the extents mapped here that the task's owner is to keep for that.
+
+        Only what it has sent with the task: what came from others it does not know, and cannot
+        keep. They were told themselves.
+        """
+        here = frozenset(mapped)
         fresh = []
-        for key in mapped:
-            told = self._told.setdefault(key, {})
-            if owner not in told:
-                told[owner] = None
-                fresh.append(key)
+        for key in self._execution.brought():
+            if key in here:
+                told = self._told.setdefault(key, {})
+                if owner not in told:
+                    told[owner] = None
+                    fresh.append(key)
         return tuple(fresh)
 
     def on_wait_begun(self, report: WaitBegun, now: int) -> None:
@@ -143,11 +154,19 @@ class Running:
 
     def on_free(self, peer: ProcessNumber, message: Message, now: int) -> None:
         """An owner needs these extents no more."""
-        written = self._written.get(peer)
-        for serial in message[1]:
-            if written is not None:
+        self._forget_written(peer, message[1])
+        self._commands += [Free(serial) for serial in message[1]]
+
+    def on_abandon(self, peer: ProcessNumber, message: Message, now: int) -> None:
+        """Nor these; but somebody whom it does not know may still map them."""
+        self._forget_written(peer, message[1])
+        self._commands += [Abandon(serial) for serial in message[1]]
+
+    def _forget_written(self, owner: ProcessNumber, serials: Iterable[int]) -> None:
+        written = self._written.get(owner)
+        if written is not None:
+            for serial in serials:
                 written.pop(serial, None)
-            self._commands.append(Free(serial))
 
     def is_told(self, key: ExtentKey) -> bool:
         """Whether somebody knows that this extent is mapped here beyond a task's end."""
@@ -162,7 +181,7 @@ class Running:
         if running is None:
             return False
         owner = running[0]
-        if self._execution.brought(key) or owner in self._told.get(key, ()):
+        if key in self._execution.brought() or owner in self._told.get(key, ()):
             return True
         record = self._references.extents.get(key)
         if record is None:

@@ -241,6 +241,9 @@ class Store:
         if place is not None:
             self._allocator.release(place)
         self._give_up_copy(extent_serial)
+        self._tell_of_room()
+
+    def _tell_of_room(self) -> None:
         while self._waiting:
             try:
                 self._waiting.popleft().release()
@@ -300,7 +303,7 @@ class Store:
             self._allocator.release(copy)
 
     def abandon(self, extent_serial: int) -> None:
-        """Gives up a value that nobody owns any more, and that somebody may still have mapped.
+        """Gives up a value that nobody needs any more, and that somebody may still have mapped.
 
         Its memory is not used again. It goes with the last mapping, or, if it shares a segment with
         other values, with the store.
@@ -310,6 +313,8 @@ class Store:
         place = self._places.pop(extent_serial, None)
         if place is not None:
             self._allocator.abandon(place)
+        self._give_up_copy(extent_serial)
+        self._tell_of_room()
 
     def read(self, stored: Stored) -> tuple[Mapping, bytes | memoryview, list[memoryview]]:
         """Maps a value of any process of this host.

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from owndist.core import messages as m
-from owndist.core.commands import SweepDead, Unlink
+from owndist.core.commands import Abandon, Free, SweepDead, Unlink
 from owndist.core.references import ReferenceTable
 from owndist.core.reports import HandleAdded, Mapped, Unmapped
 from owndist.core.values import FAILED, LOST, PENDING, READY
@@ -87,6 +87,31 @@ def test_view_in_a_worker_keeps_its_bytes() -> None:
     assert not door.freed()
     door.say(1, (m.UNMAPPED, ((0, 1),)))
     assert door.freed() == [(0, 1)]
+
+
+def test_memory_is_not_used_again_if_a_dead_borrower_may_have_passed_it_on() -> None:
+    """A task of worker 1 that gave a borrowed value to a task of its own, whose process keeps a
+    view and has told worker 1 alone. Of a value that was not told nobody has one (Laws 15, 21)."""
+    for writer in (0, 3):
+        door = Door(max_workers=3)
+        door.put(1, extent(writer, 1))
+        door.put(2, extent(writer, 2))
+        door.put(3)
+        door.submit(4, nested=(1, 2))
+        door.submit(5, nested=(3,))
+        door.submit(6, nested=(3,))
+        door.up(1, 2, 3)
+        door.keeps(1, 1, token=1)
+        door.keeps(1, 2, token=2)
+        door.say(1, (m.BORROW, 1))
+        door.done(1, 4)
+        door.end(1)
+        commands = door.drop(1, 2)
+        if writer:
+            assert sends(commands, m.FREE, 3) == [(m.FREE, (2,))]
+            assert sends(commands, m.ABANDON, 3) == [(m.ABANDON, (1,))]
+        else:
+            assert only(commands, Free) == [Free(2)] and only(commands, Abandon) == [Abandon(1)]
 
 
 def test_two_names_for_one_extent_free_it_once() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from owndist.core import messages as m
-from owndist.core.commands import CancelAnswered
+from owndist.core.commands import Abandon, CancelAnswered
 from owndist.core.ids import DRIVER, Address
 from owndist.core.machine import Machine
 from owndist.core.reports import (
@@ -19,7 +19,7 @@ from owndist.core.reports import (
 )
 from owndist.core.values import READY
 
-from .door import only, sends
+from .door import extent, only, sends
 
 _LATE = Address(0, DRIVER, 7)  # an object of the driver's that is still to come
 
@@ -86,3 +86,56 @@ def test_cancel_of_a_task_that_runs_on_top_of_its_owner_is_answered_at_once() ->
     (answer,) = only(inside.feed(CancelAsked(1)), CancelAnswered)
     assert not answer.cancelled
     assert not only(inside.end(1), CancelAnswered)
+
+
+def task_of(owner: int, task: int, slots: Any, helps: bool = True) -> Received:
+    """A TASK of an owner's, with arguments in shared memory."""
+    message = (m.TASK, task, 1, 1, (), b"args", slots, f"{owner}.{task}", None, helps)
+    return Received(owner, [message])
+
+
+def test_an_owner_is_told_only_of_the_mappings_of_what_it_has_sent() -> None:
+    """A view of another owner's value lives on in a global: this one could not keep it, and must
+    not be given it as a result by its name (Laws 5, 15)."""
+    inside = Inside()
+    machine = inside.machine
+    sent, others = extent(DRIVER, 1), extent(1, 5)  # the second was written here, for owner 2
+    inside.feed(TaskEnded(1, 1, READY, b"value", 1, ((1, 5),)))
+    inside.feed(task_of(DRIVER, 2, (sent,)))
+    assert machine.take() is not None
+    (done,) = sends(inside.feed(TaskEnded(2, 1, READY, b"", 1, ((DRIVER, 1), (1, 5)))), m.DONE)
+    assert done[6] == (((DRIVER, 1),), (), ())
+    inside.feed(task_of(2, 1, (others,)))
+    assert machine.take() is not None and machine.running.may_pass_on((1, 5))
+    inside.feed(TaskEnded(1, 1, READY, b"", 1, ((1, 5),)))
+    inside.feed(task_of(DRIVER, 3, None))
+    assert machine.take() is not None
+    assert machine.running.may_pass_on((DRIVER, 1)) and not machine.running.may_pass_on((1, 5))
+
+
+def test_what_is_passed_on_is_not_given_up_with_its_second_owner() -> None:
+    """A value that this process wrote for one owner comes back as another's argument, and is its
+    result, too. That one dies: the memory is the first one's still (Law 48)."""
+    inside = Inside()
+    machine = inside.machine
+    inside.feed(TaskEnded(1, 1, READY, extent(1, 1), 1, ()))
+    inside.feed(task_of(2, 1, (extent(1, 1),)))
+    assert machine.take() is not None
+    inside.feed(TaskEnded(1, 1, READY, extent(1, 1), 1, ((1, 1),)))
+    inside.feed(task_of(2, 2, None))
+    assert machine.take() is not None
+    inside.feed(TaskEnded(2, 1, READY, extent(1, 2), 1, ()))
+    gone = (m.GONE, 2, DRIVER, 0, 1002, -9, "")
+    assert [c.serial for c in only(inside.feed(Received(DRIVER, [gone])), Abandon)] == [2]
+
+
+def test_of_two_workers_that_are_granted_at_once_one_can_be_too_many() -> None:
+    """Two were asked for; then one of the tasks was cancelled (Law 52)."""
+    machine = Machine(1)
+    for task in (1, 2):
+        machine.handle(Submitted(task, 1, (), b"args", (), (), f"task {task}", 3, False), 0)
+    machine.handle(CancelAsked(2), 0)
+    commands = machine.handle(Received(DRIVER, [(m.GRANT, 2, None), (m.GRANT, 3, None)]), 0)
+    machine.check()
+    assert sends(commands, m.TASK, 2)
+    assert sends(commands, m.GIVE_BACK) == [(m.GIVE_BACK, 3, 0)]

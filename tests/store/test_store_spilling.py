@@ -159,13 +159,14 @@ def test_a_copy_that_is_not_wanted_goes(make_store: MakeStore, spill: Path) -> N
     assert content(store, stored) == b"a" * 300_000
 
 
-def test_a_value_that_is_freed_with_its_copy_leaves_nothing(
-    make_store: MakeStore, spill: Path
+@pytest.mark.parametrize("way", ["free", "abandon"])
+def test_a_value_that_is_freed_or_given_up_with_its_copy_leaves_nothing(
+    make_store: MakeStore, spill: Path, way: str
 ) -> None:
     store = make_store()
     stored = store.write(b"h", [b"a" * 300_000])
     assert store.spill(stored[0][1]) is not None
-    store.free(stored[0][1])
+    getattr(store, way)(stored[0][1])
     store.choose(stored[0][1], copy=True)  # said before the owner let go: too late
     assert os.listdir(spill) == [] and store.live_values == 0
     assert store.spill(stored[0][1]) is None
