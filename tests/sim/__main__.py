@@ -1,4 +1,8 @@
-"""Run many seeds: `python -m tests.sim N [first seed]`. A failing seed is printed."""
+"""Run many seeds: `python -m tests.sim N [first seed]`. A failing seed is printed.
+
+With `--owners` all processes own and borrow (`session`), else only the driver does (`programs`).
+With `--story` what happens is printed, if it fails.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +10,20 @@ import sys
 import time
 import traceback
 
-from .programs import simulate
+from . import programs, session
 
 
 def main() -> int:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
-    first = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    numbers = [int(argument) for argument in sys.argv[1:] if not argument.startswith("-")]
+    count, first = (*numbers, *(1000, 0)[len(numbers) :])
+    simulate = session.simulate if "--owners" in sys.argv else programs.simulate
+    record = "--story" in sys.argv
     failures = 0
     begun = time.monotonic()
     steps = 0
     for seed in range(first, first + count):
         try:
-            steps += simulate(seed).steps
+            steps += simulate(seed, record).steps
         except Exception as error:
             failures += 1
             if failures <= 5:

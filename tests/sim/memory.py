@@ -10,7 +10,8 @@ from owndist.core.values import extent_key, extent_of
 
 Payload = tuple[str, tuple[int, ...]]  # what a value says, and the objects whose futures it holds
 
-LIVE, FREED, UNLINKED = range(3)
+# Of an abandoned one nobody knows who reads it: it is neither freed nor used again.
+LIVE, FREED, UNLINKED, ABANDONED = range(4)
 _EXTENTS_PER_SEGMENT = 2  # so that some segments of a dead writer hold more than one value
 
 
@@ -50,7 +51,8 @@ class Memory:
             return payload, None
         key = extent_key(extent)
         if self.strict:
-            assert self.state[key] == LIVE, f"process {process} reads extent {key}, which is gone"
+            there = self.state[key] in (LIVE, ABANDONED)
+            assert there, f"process {process} reads extent {key}, which is gone"
             # Of a copy the owner may tell others before its writer hears that it counts.
             places = (self._segments[key], self._copies.get(key))
             assert extent[2] in places, f"process {process} reads {key} in {extent[2]}"
@@ -87,6 +89,18 @@ class Memory:
         self.state[key] = FREED
         self._remove(self._segments[key])
         self._remove(self._copies.pop(key, ""))
+
+    def abandon(self, process: int, serial: int) -> None:
+        """Its owner is dead, and the writer does not know who reads it."""
+        assert self.state[process, serial] == LIVE, f"extent {process, serial} is given up late"
+        self.state[process, serial] = ABANDONED
+        self._remove(self._segments[process, serial])
+        self._remove(self._copies.pop((process, serial), ""))
+
+    def is_unlinked(self, value: Any) -> bool:
+        """Whether a value is in a segment that nobody can map any more."""
+        extent = extent_of(value)
+        return extent is not None and self.state[extent_key(extent)] == UNLINKED
 
     def spill(self, process: int, serial: int) -> str | None:
         """The writer makes a copy on disk, if the extent is still there."""
@@ -137,7 +151,7 @@ class Memory:
         self._unlinked[segment] = None
         self._remove(segment)
         for key, other in self._segments.items():
-            if other == segment and self.state[key] == LIVE:
+            if other == segment and self.state[key] in (LIVE, ABANDONED):
                 self.state[key] = UNLINKED
 
     def files(self) -> list[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from . import session
 from .mutations import MUTATIONS, seeds_until_found
 from .programs import simulate
 
@@ -27,6 +28,13 @@ REGRESSIONS = {
     11: "an object was freed while a worker kept a handle",
     1288906080: "no fault of the machine's: the checker took it for that death, too",
     3321931192: "a death was charged to the next attempt, which had not started",
+}
+
+# The same for sessions in which every process owns.
+OWNERS_REGRESSIONS = {
+    378: "a value was freed by a second owner, who had got it by its name and did not know it",
+    637: "of two workers that were granted at once, one was neither used nor given back",
+    2307: "a value was given up with an owner that had only passed it on",
 }
 
 _ROOT = Path(__file__).parents[2]
@@ -49,6 +57,24 @@ def test_random_programs_end_well(seed: int) -> None:
             simulate(number)
         except Exception as error:
             raise AssertionError(f"simulate({number}) failed: {error}") from error
+
+
+@pytest.mark.parametrize("number", OWNERS_REGRESSIONS, ids=str)
+def test_seeds_of_many_owners_end_well(number: int) -> None:
+    """Laws 14, 15, 48, 52: see `OWNERS_REGRESSIONS`."""
+    session.simulate(number)
+
+
+def test_random_programs_of_many_owners_end_well(seed: int) -> None:
+    """Laws 1, 14, 17 to 21, 29, 33, 48 to 53: every process submits, lends and borrows."""
+    rng = random.Random(seed)
+    until = time.monotonic() + _BUDGET_S
+    while time.monotonic() < until:
+        number = rng.getrandbits(32)
+        try:
+            session.simulate(number)
+        except Exception as error:
+            raise AssertionError(f"session.simulate({number}) failed: {error}") from error
 
 
 def test_one_seed_gives_one_log_whatever_the_hash_seed() -> None:

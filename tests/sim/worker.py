@@ -6,7 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from owndist.core import messages as m
-from owndist.core.commands import Complete, Free, Moved, Send, Spill
+from owndist.core.commands import Abandon, Complete, Free, Moved, Send, Spill
 from owndist.core.ids import DRIVER, Address, ExtentKey, execution_id
 from owndist.core.machine import Machine
 from owndist.core.reports import (
@@ -344,6 +344,8 @@ class SimWorker:
                     self.flush()
             elif isinstance(command, Free):
                 self.world.memory.free(self.number, command.serial)
+            elif isinstance(command, Abandon):
+                self.world.memory.abandon(self.number, command.serial)
             elif isinstance(command, Spill):
                 self.spills.append(command)
             elif isinstance(command, Moved):

@@ -12,6 +12,7 @@ import random
 from typing import Any
 
 from owndist.core.commands import (
+    Abandon,
     CancelAnswered,
     Command,
     Complete,
@@ -355,6 +356,8 @@ class World:
                 self.outcomes[command.object] = (command.status, command.value)
             elif isinstance(command, Free):
                 self.memory.free(DRIVER, command.serial)
+            elif isinstance(command, Abandon):
+                self.memory.abandon(DRIVER, command.serial)
             elif isinstance(command, Spawn):
                 assert command.worker not in self.workers
                 self.workers[command.worker] = SimWorker(self, command.worker)
