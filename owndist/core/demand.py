@@ -15,7 +15,7 @@ class Landlord(Protocol):
     most: int  # how many more workers are asked for at a time
     hears_busy: bool  # whether it wants to hear that there are unfinished tasks
 
-    def demand(self, count: int, wanted: bool, busy: bool, now: int) -> None: ...
+    def demand(self, count: int, granted: int, wanted: bool, busy: bool, now: int) -> None: ...
     def give_back(self, worker: ProcessNumber, ran: int, now: int) -> None: ...
     def wants_back(self) -> bool: ...
     def has_others(self) -> bool: ...
@@ -28,6 +28,7 @@ class Demand:
         self.wanted = False  # a worker waits for one of the tasks that are ready
         self._landlord = landlord
         self._told = (0, False, False)  # count, wanted, busy
+        self._granted = 0  # workers, so far
         self.told_any = False  # of these
 
     def tell(self, ready: Collection[Task], unfinished: bool, now: int) -> None:
@@ -52,10 +53,11 @@ class Demand:
         if count > told or (told and not count) or wanted != told_wanted or busy != told_busy:
             self._told = (count, wanted, busy)
             self.told_any = count > 0 or busy
-            landlord.demand(count, wanted, busy, now)
+            landlord.demand(count, self._granted, wanted, busy, now)
 
     def granted(self) -> None:
         """The landlord has given one of those that were asked for."""
+        self._granted += 1
         count, wanted, busy = self._told
         self._told = (max(0, count - 1), wanted, busy)
         self.told_any = count > 1 or busy

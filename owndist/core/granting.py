@@ -77,11 +77,11 @@ class Granting:
         machine = self._machine
         if peer not in machine.lessor.processes:
             return
-        _, count, wanted, busy = message
+        _, count, granted, wanted, busy = message
         if machine.broken is not None and count:
-            count = 0
             machine.commands.append(Send(peer, (BROKE, machine.broken)))
-        machine.lessor.demand(peer, count, wanted, busy, now)
+            count = 0
+        machine.lessor.demand(peer, count, granted, wanted, busy, now)
 
     def on_give_back(self, peer: ProcessNumber, message: Message, now: int) -> None:
         """It needs one no more."""

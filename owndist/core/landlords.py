@@ -21,9 +21,9 @@ class LocalLandlord:
         self._lessor = lessor
         self.most = lessor.max_workers
 
-    def demand(self, count: int, wanted: bool, busy: bool, now: int) -> None:
+    def demand(self, count: int, granted: int, wanted: bool, busy: bool, now: int) -> None:
         """So many more workers could be used."""
-        self._lessor.demand(DRIVER, count, wanted, busy, now)
+        self._lessor.demand(DRIVER, count, granted, wanted, busy, now)
 
     def give_back(self, worker: ProcessNumber, ran: int, now: int) -> None:
         """This one is not needed, or was asked for."""
@@ -48,9 +48,9 @@ class RemoteLandlord:
         self._execution = execution
         self._commands = commands
 
-    def demand(self, count: int, wanted: bool, busy: bool, now: int) -> None:
+    def demand(self, count: int, granted: int, wanted: bool, busy: bool, now: int) -> None:
         """So many more workers could be used."""
-        self._commands.append(Send(DRIVER, (DEMAND, count, wanted, busy)))
+        self._commands.append(Send(DRIVER, (DEMAND, count, granted, wanted, busy)))
 
     def give_back(self, worker: ProcessNumber, ran: int, now: int) -> None:
         """This one is not needed, or was asked for."""

@@ -71,10 +71,11 @@ class Process:
 class Demand:
     """What an owner has asked for."""
 
-    __slots__ = ("busy", "count", "wanted")
+    __slots__ = ("busy", "count", "granted", "wanted")
 
     def __init__(self) -> None:
-        self.count = 0  # workers
+        self.count = 0  # workers, besides those granted
+        self.granted = 0  # since it first asked
         self.wanted = False  # a worker waits for one of the tasks that are ready
         self.busy = False  # it has unfinished tasks
 
@@ -124,11 +125,15 @@ class Lessor:
 
     # -- what owners say
 
-    def demand(self, owner: ProcessNumber, count: int, wanted: bool, busy: bool, now: int) -> None:
-        """An owner could use so many more workers."""
+    def demand(
+        self, owner: ProcessNumber, count: int, granted: int, wanted: bool, busy: bool, now: int
+    ) -> None:
+        """An owner could use so many more workers than the `granted` ones that it knows of."""
         known = self.demands.get(owner)
         if known is None:
             known = self.demands[owner] = Demand()
+        # Others are on their way to it: what is granted must not be granted again.
+        count = max(0, count - (known.granted - granted))
         known.count, known.wanted, known.busy = count, wanted, busy
         self.times_busy += busy
         if count:
@@ -330,6 +335,7 @@ class Lessor:
         process.granted_at = now
         demand = self.demands.pop(owner)
         demand.count -= 1
+        demand.granted += 1
         self.demands[owner] = demand  # served last, so last in turn
         most = self.max_tasks_per_worker
         left = None if most is None else most - process.ran

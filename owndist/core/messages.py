@@ -54,8 +54,9 @@ Owner to borrower
 Worker to lessor (see `lessor`)
     ALIVE     pid                       the initializer has run; tasks may come
     INIT_FAILED  error                  it raised: the pool is of no use
-    DEMAND    count, wanted, busy       so many more workers could be used; whether a worker waits
-                                        for one of those tasks; whether any task is unfinished
+    DEMAND    count, granted, wanted, busy
+                  so many more workers could be used, besides those of which GRANT has told so far;
+                  whether a worker waits for one of those tasks; whether any task is unfinished
     GIVE_BACK worker, ran               a leased worker, and how many tasks it was given
     BLOCKED, UNBLOCKED                  as to the owner
     VACANT    -                         the answer to GONE: nothing of the dead process's is here

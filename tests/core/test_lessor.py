@@ -21,6 +21,7 @@ class Host:
         self.commands: list[Command] = []
         self.now = 0
         self.held: dict[int, int] = {}
+        self.granted: dict[int, int] = {}  # how many workers each owner was given
         self.asked: list[tuple[int, int]] = []  # (owner, worker): asked for, not yet given back
         self.spawned: list[int] = []
         self.stopped: list[int] = []
@@ -29,10 +30,14 @@ class Host:
             max_workers,
             None,
             self.commands,
-            lambda number, left: self.held.__setitem__(number, DRIVER),
+            lambda number, left: self.grant(number, DRIVER),
             lambda number, now: self.asked.append((DRIVER, number)),
             lambda: None,
         )
+
+    def grant(self, number: int, owner: int) -> None:
+        self.held[number] = owner
+        self.granted[owner] = self.granted.get(owner, 0) + 1
 
     def settle(self) -> None:
         """Carry out the commands that have been given."""
@@ -43,7 +48,7 @@ class Host:
                 self.messages += 1
                 kind = command.message[0]
                 if kind == m.GRANT:
-                    self.held[command.message[1]] = command.peer
+                    self.grant(command.message[1], command.peer)
                 elif kind == m.REVOKE:
                     self.asked.append((command.peer, command.message[1]))
                 elif kind == m.STOP:
@@ -52,7 +57,7 @@ class Host:
         self.lessor.check()
 
     def demand(self, owner: int, count: int, wanted: bool = False) -> None:
-        self.lessor.demand(owner, count, wanted, True, self.now)
+        self.lessor.demand(owner, count, self.granted.get(owner, 0), wanted, True, self.now)
         self.settle()
 
     def up(self, number: int) -> None:
@@ -101,6 +106,20 @@ def test_an_owner_with_more_is_asked_for_one() -> None:
     assert asked[0] == DRIVER and asked[1] != 1
     host.give_back(asked[1])
     assert host.workers_of(1) == [asked[1]]
+
+
+def test_a_demand_that_crosses_a_grant_is_served_once() -> None:
+    """A task submits one, and then waits for it: that is told twice, and one worker is enough."""
+    host = host_with(2)
+    host.give_back(2)
+    host.lessor.demand(1, 1, 0, False, True, host.now)
+    host.block(1)
+    host.lessor.demand(1, 1, 0, True, True, host.now)
+    host.settle()
+    assert host.workers_of(1) == [2] and host.spawned == [1, 2]
+    host.lessor.demand(1, 1, 1, True, True, host.now)
+    host.settle()
+    assert host.spawned == [1, 2, 3]
 
 
 def test_one_apart_is_fair() -> None:

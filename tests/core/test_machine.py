@@ -44,15 +44,15 @@ def test_shutdown_waits_for_a_grandchild_of_which_the_driver_has_not_heard() -> 
     door.links_are_empty = False
     door.submit(1)
     door.up(1)
-    door.say(1, (m.DEMAND, 1, False, True))
+    door.say(1, (m.DEMAND, 1, 0, False, True))
     door.done(1, 1)
     door.feed(ShutdownAsked(False))
-    commands = door.say(1, (m.DEMAND, 0, False, False))
+    commands = door.say(1, (m.DEMAND, 0, 0, False, False))
     assert only(commands, LookAgain) and not only(commands, Drained)
     assert not only(door.up(2), LookAgain)  # asked for already
-    door.say(2, (m.DEMAND, 1, False, True))
+    door.say(2, (m.DEMAND, 1, 0, False, True))
     assert not only(door.feed(LookedAgain()), Drained) and not door.sent(m.STOP)
-    commands = door.say(2, (m.DEMAND, 0, False, False))
+    commands = door.say(2, (m.DEMAND, 0, 0, False, False))
     assert only(commands, LookAgain)
     assert only(door.feed(LookedAgain()), Drained) and len(door.sent(m.STOP)) == 2
 
@@ -65,7 +65,7 @@ def test_an_owner_that_was_busy_only_during_the_look_has_it_repeated() -> None:
     door.up(1)
     door.done(1, 1)
     assert only(door.feed(ShutdownAsked(False)), LookAgain)
-    door.say(1, (m.DEMAND, 1, False, True), (m.DEMAND, 0, False, False))
+    door.say(1, (m.DEMAND, 1, 0, False, True), (m.DEMAND, 0, 0, False, False))
     commands = door.feed(LookedAgain())
     assert only(commands, LookAgain) and not only(commands, Drained)
     assert only(door.feed(LookedAgain()), Drained)
@@ -153,10 +153,10 @@ def test_a_task_that_submits_after_the_pool_broke_hears_of_it() -> None:
     door.up(1)
     door.say(2, (m.INIT_FAILED, b"error"))
     assert not door.sent(m.BROKE)
-    door.say(1, (m.DEMAND, 1, False, True))
+    door.say(1, (m.DEMAND, 1, 0, False, True))
     ((_, failure),) = door.sent(m.BROKE, 1)
     assert failure[0] == BROKEN and not door.sent(m.GRANT)
-    door.say(1, (m.DEMAND, 0, False, False))
+    door.say(1, (m.DEMAND, 0, 0, False, False))
     assert len(door.sent(m.BROKE)) == 1
     assert only(door.feed(ShutdownAsked(False)), Drained)
 
