@@ -99,6 +99,11 @@ class CrashRecord:
         """The frames have been sent."""
         self._words[_LENGTH] = 0
 
+    def tell(self, text: str) -> None:
+        """Say why this process ends, where the stack would be."""
+        data = text.encode()
+        self._view[_STACK_AT : _STACK_AT + len(data)] = data
+
     # -- read by the driver
 
     @property

@@ -61,18 +61,26 @@ class Links:
         peer.courier.post(peer.link, message)
         self.unflushed[peer.number] = peer
 
-    def add(self, number: int) -> None:
-        """The driver has made a link: its descriptor is the next of those that came."""
-        link = Link(socket.socket(fileno=self.driver.fds.popleft()))
+    def add(self, number: int) -> bool:
+        """The driver has made a link: its descriptor is the next of those that came.
+
+        Returns:
+            False if this process had no room for the descriptor.
+        """
+        fd = self.driver.fds.popleft()
+        if fd < 0:
+            return False
+        link = Link(socket.socket(fileno=fd))
         if number in self._gone:
             link.close()
-            return
+            return True
         peer = Peer(number, link, self._make_courier())
         self.by_number[number] = peer
         self.by_fd[link.fileno()] = peer
         self._signals.add(link.fileno())
         for message in self._waiting.pop(number, ()):
             self._post(peer, message)
+        return True
 
     def flush(self) -> bool:
         """Send what was posted to other workers. True: all is sent, as far as links stand."""

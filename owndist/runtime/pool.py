@@ -82,6 +82,8 @@ class WorkerPool:
         self._left: dict[str, int] = {}  # {segment of a dead worker: its bytes of shared memory}
         self._unflushed: dict[int, Link] = {}  # links with messages posted and not sent
         self._blocked: dict[int, Link] = {}  # links whose socket is full
+        # (worker, whom it wants a link to): there were no descriptors. See `link_late`.
+        self.unlinked: list[tuple[WorkerProcess, int]] = []
         self._past_sent = self._past_received = 0  # bytes of links that are closed
         self._segments: dict[int, int] = {}  # how many a dead worker made, until they are swept
         self._slots: dict[int, int] = {}  # and their places in the ledger
@@ -127,7 +129,16 @@ class WorkerPool:
             if worker.courier.forget(worker.link, kept):
                 self._unflushed[number] = worker.link
 
-    def _connect(self, one: WorkerProcess, number: int) -> None:
+    def link_late(self) -> None:
+        """Try once more to make the links for which there were no descriptors."""
+        if not self.unlinked:
+            return
+        waiting, self.unlinked = self.unlinked, []
+        for worker, number in waiting:
+            if not worker.at_end:
+                self._connect(worker, number, late=True)
+
+    def _connect(self, one: WorkerProcess, number: int, late: bool = False) -> None:
         """Give two workers a link of their own."""
         other = self.processes.get(number)
         if other is None:
@@ -136,9 +147,16 @@ class WorkerPool:
             return
         if number in one.linked or other.at_end:
             return  # there is one, or its end is about to be told
+        try:
+            ends = socket.socketpair()
+        except OSError as error:
+            self.unlinked.append((one, number))
+            if not late:
+                text = "workers %d and %d get their link later: %s"
+                self._log(logging.WARNING, text, (one.number, number, error))
+            return
         one.linked.add(number)
         other.linked.add(one.number)
-        ends = socket.socketpair()
         for worker, peer, end in ((one, number, ends[0]), (other, one.number, ends[1])):
             worker.link.post_with_fd((m.LINK, peer), end)
             self._unflushed[worker.number] = worker.link

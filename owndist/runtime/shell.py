@@ -80,6 +80,9 @@ logging.getLogger("owndist").addHandler(logging.NullHandler())
 # It is waited for, as the standard library does. Seconds.
 _PATIENCE_S = 5.0
 
+# How often it is tried again to make a link for which there were no descriptors. Seconds.
+_LINK_RETRY_S = 0.1
+
 _now = time.monotonic_ns
 
 
@@ -133,6 +136,7 @@ class Shell(Owner):
         # Ending, in this order: asked for; every task done; workers gone (`ended`).
         self._close_asked = False
         self._open_runs = 0  # batched maps that may still submit; closing waits for them
+        self._links_missing = False  # there were no descriptors for some
         self._look_again = False  # all links are to be read
         self._drained = False
         self._remark_at: float | None = None
@@ -268,6 +272,8 @@ class Shell(Owner):
         if self._remark_at is not None:
             left = max(0.0, self._remark_at - time.monotonic())
             timeout = left if timeout is None else min(left, timeout)
+        if self._links_missing:
+            timeout = _LINK_RETRY_S if timeout is None else min(_LINK_RETRY_S, timeout)
         return timeout
 
     def on_ready(self, data: object, events: int) -> None:
@@ -334,6 +340,8 @@ class Shell(Owner):
         if self._deadline is not None and self._deadline <= _now():
             self._feed(TimerDue())
         self._deadline = self.machine.next_deadline()
+        self._pool.link_late()
+        self._links_missing = bool(self._pool.unlinked)
         if self._close_asked and not self.machine.closing and not self._open_runs:
             self._feed(ShutdownAsked(False))
         while self._look_again:

@@ -72,6 +72,9 @@ _TRIM_AFTER_S = 2.0
 # What a process ends with whose task belongs to a dead owner.
 ORPHANED = 77
 
+# What a process ends with that has no descriptors left.
+NO_DESCRIPTOR = 78
+
 _log = logging.getLogger("owndist.worker")
 _now = time.perf_counter_ns
 
@@ -324,7 +327,13 @@ class Worker(Inside):
                 if len(self._links.by_fd) == 1:  # else another owner may still count on them
                     self._decoder.forget(message[1])
             elif code == m.LINK:
-                self._links.add(message[1])
+                if not self._links.add(message[1]):
+                    # What is meant for the other one could not be said. So this is the end: it is
+                    # told to all, and what ran here runs again.
+                    self._record.tell(
+                        "It had no file descriptor left for a link to another worker."
+                    )
+                    os._exit(NO_DESCRIPTOR)
             elif code == m.SAID or code == m.GONE:
                 # What it has sent by its own link comes before what was left in its record.
                 self._hand_in(number, rest)

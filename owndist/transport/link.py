@@ -31,7 +31,8 @@ class Link:
 
     Args:
         sock: our end.
-        takes_fds: descriptors may come with messages; they are put into `fds`, in order.
+        takes_fds: descriptors may come with messages; they are put into `fds`, in order. In the
+            place of one for which this process has no room stands -1.
     """
 
     def __init__(self, sock: socket.socket, takes_fds: bool = False) -> None:
@@ -127,9 +128,9 @@ class Link:
         while True:
             try:
                 if self._takes_fds:
-                    data, ancillary, _, _ = self._socket.recvmsg(_READ_BYTES, _FDS_BYTES)
+                    data, ancillary, flags, _ = self._socket.recvmsg(_READ_BYTES, _FDS_BYTES)
                 else:
-                    data, ancillary = self._socket.recv(_READ_BYTES), []
+                    data, ancillary, flags = self._socket.recv(_READ_BYTES), [], 0
             except BlockingIOError:
                 return messages, True
             except OSError:
@@ -140,8 +141,10 @@ class Link:
             messages += self._decoder.feed(data)
             if ancillary:
                 self._take_fds(ancillary)
+            elif flags & socket.MSG_CTRUNC:
+                self.fds.append(-1)  # a read ends where a descriptor comes: there was one
             elif len(data) < _READ_BYTES:
-                return messages, True  # a read ends where a descriptor comes, too
+                return messages, True
 
     def _take_fds(self, ancillary: Any) -> None:
         for level, kind, data in ancillary:

@@ -6,6 +6,7 @@ import ctypes
 import gc
 import logging
 import os
+import resource
 import signal
 import threading
 import time
@@ -220,6 +221,27 @@ def leave_one_stuck(diary: str, marker: str) -> str:
     note(diary, f"parent {os.getpid()}")
     current_executor().submit(hold_the_interpreter, diary).result(60)
     return "first attempt"
+
+
+def child_elsewhere(gate: str, x: int) -> int:
+    """Once the gate is open, a child runs in another worker."""
+    with open(gate) as pipe:
+        pipe.read(1)
+    return int(current_executor().submit(square, x).result(60))
+
+
+def child_without_descriptors(marker: str) -> int:
+    """The first time, this process cannot be given a link to the child's worker."""
+    executor = current_executor()
+    executor.put(1)  # what has to be imported is
+    try:
+        Path(marker).touch(exist_ok=False)
+    except FileExistsError:
+        pass  # not the first time
+    else:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    return int(executor.submit(square, 5).result(60))
 
 
 def map_reduce(depth_left: int, seed: int) -> int:

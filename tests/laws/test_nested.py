@@ -5,16 +5,19 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import resource
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from owndist import OwnershipExecutor, current_executor
-from owndist.errors import ObjectLost, OwnerDied
+from owndist.errors import ObjectLost, OwnerDied, WorkerDied
+from tests.parity.conftest import Gate
 
 from . import nested
 from .helpers import PATIENCE_S, eventually, has_ended
@@ -196,6 +199,40 @@ def test_an_initializer_has_no_executor(make_pool: MakePool) -> None:
     """With one worker nobody would run what it submits."""
     executor = make_pool(max_workers=1, initializer=nested.try_for_an_executor)
     assert "for tasks" in executor.submit(nested.what_was_tried).result(PATIENCE_S)
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """This process can open nothing."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_driver_without_descriptors_makes_links_later(make_pool: MakePool, gate: Gate) -> None:
+    """Law 46: a worker wants one, and there is none; nobody hangs, nothing breaks."""
+    executor = make_pool(max_workers=2)
+    future = executor.submit(nested.child_elsewhere, gate.path, 5)
+    assert executor.submit(nested.square, 2).result(PATIENCE_S) == 4  # the other worker is there
+    with no_descriptors():
+        gate.open()
+        eventually(lambda: executor._driver._pool.unlinked, "the link could not be made")
+    assert future.result(PATIENCE_S) == 25
+
+
+def test_a_worker_without_descriptors_ends_when_it_is_given_a_link(
+    make_pool: MakePool, tmp_path: Path
+) -> None:
+    """Laws 32 and 46: its task runs again in another one; the error says why, if it may not."""
+    executor = make_pool(max_workers=2)
+    first, other = str(tmp_path / "first"), str(tmp_path / "other")
+    with pytest.raises(WorkerDied, match="no file descriptor left"):
+        once = executor.options(max_retries=0)
+        once.submit(nested.child_without_descriptors, first).result(PATIENCE_S)
+    assert executor.submit(nested.child_without_descriptors, other).result(PATIENCE_S) == 25
 
 
 @pytest.mark.slow
