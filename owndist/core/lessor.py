@@ -369,8 +369,8 @@ class Lessor:
 
     def _ask_back(self, now: int) -> None:
         """Demand is left that nothing free can serve: ask owners who have more."""
-        if len(self.demands) == 1 or self.starting or self.slots_used < self.max_workers:
-            return
+        if len(self.demands) == 1 or self.starting:
+            return  # not: or there is a free slot; the cap may keep it from being used
         coming = sum(p.revoked and p.status == UP for p in self.processes.values())
         for owner, demand in self.demands.items():
             if demand.count <= 0:

@@ -122,6 +122,25 @@ def test_a_demand_that_crosses_a_grant_is_served_once() -> None:
     assert host.spawned == [1, 2, 3]
 
 
+def test_an_idle_worker_is_asked_for_where_no_other_may_be_started() -> None:
+    """Owner 1 waits and keeps it, all others wait too: a slot is free, and the cap is reached."""
+    host = host_with(2)
+    host.block(1)
+    host.block(2)
+    last = host.lessor.max_processes
+    for number in range(3, last + 1):
+        host.demand(1, 1)
+        host.up(number)
+        if number < last:
+            host.block(number)
+    host.demand(2, 1, wanted=True)
+    assert host.lessor.slots_used == 1 and host.spawned[-1] == last
+    host.tick(QUANTUM_NS)
+    assert host.asked == [(1, last)]
+    host.give_back(last)
+    assert host.workers_of(2) == [last]
+
+
 def test_one_apart_is_fair() -> None:
     """Two owners with one each, and one that wants more: nobody is asked."""
     host = host_with(2)
