@@ -97,6 +97,10 @@ class Owner(Process):
         try:
             key, entries, held = self._encoder.function(fn)
             encoded, slots = self._encode(args, kwargs, carried)
+            if held or encoded.futures:
+                held = (*held, *encoded.futures)
+            # Before anything is stored: it may be refused.
+            nested = tuple([self._ref_of(future) for future in held]) if held else ()
             value = self._value_of(encoded)
         except Exception as error:
             # As in the standard library, what cannot be pickled fails its own future.
@@ -105,8 +109,6 @@ class Owner(Process):
             here.submitter = outer
         if encoded.entries:
             entries = (*entries, *encoded.entries)
-        if held or encoded.futures:
-            held = (*held, *encoded.futures)
         judged = bool(options.retry_exceptions)
         foreign: list[tuple[int, AnyFuture[Any]]] = []
         with self._lock:
@@ -118,7 +120,6 @@ class Owner(Process):
                 # Another thread has just had definitions forgotten. Once more.
                 self._discard(value)
                 raise _Forgotten
-            nested = tuple([self._ref_of(future) for future in held]) if held else ()
             with self._change:
                 slot_refs: tuple[Ref, ...] = ()
                 if slots:
@@ -182,8 +183,8 @@ class Owner(Process):
         """Store a value; see `OwnershipExecutor.put`."""
         self._ready()
         encoded = self._encoder.value(obj)
+        nested = tuple([self._ref_of(future) for future in encoded.futures])  # may be refused
         value = self._value_of(encoded)
-        nested = tuple([self._ref_of(future) for future in encoded.futures])
         with self._lock:
             if self.machine.closing:
                 self._discard(value)

@@ -21,12 +21,27 @@ from owndist import OwnershipExecutor
 from tests.parity.conftest import Bell, Gate
 
 from . import tasks
+from .conftest import MakePool
 from .helpers import PATIENCE_S, SLACK, at_rest, entries, eventually, kill, store_bytes
 
 LARGE = tasks.LARGE
 
 
 # Law 13
+
+
+def test_what_is_refused_is_not_stored(make_pool: MakePool) -> None:
+    """Law 13: a future of another executor, beside a large value."""
+    pool, other = make_pool(1), make_pool(1)
+    foreign = other.submit(abs, -1)
+    assert len(pool.put(tasks.make_bytes(1)).result(PATIENCE_S))  # the store is there
+    eventually(lambda: pool._driver._store.live_bytes == 0, "it is freed")  # type: ignore[attr-defined]
+    with pytest.raises(TypeError, match="another executor"):
+        pool.put([foreign, tasks.make_bytes(1)])
+    failed = pool.submit(lambda data: foreign.result(), tasks.make_bytes(1))
+    assert "another executor" in str(failed.exception(PATIENCE_S))
+    assert pool._driver._store.live_bytes == 0  # type: ignore[attr-defined]
+    assert pool.submit(abs, foreign).result(PATIENCE_S) == 1
 
 
 def test_a_value_is_released_soon_after_its_last_handle(pool: OwnershipExecutor) -> None:
