@@ -22,6 +22,7 @@ __all__ = [
     "OwndistError",
     "RemoteError",
     "StoreFull",
+    "TaskCancelled",
     "WorkerDied",
 ]
 
@@ -95,6 +96,17 @@ class OwnerDied(ObjectLost):
 
 class StoreFull(OwndistError, MemoryError):
     """Neither shared memory nor the spill directory has room for a value."""
+
+
+class TaskCancelled(BaseException):
+    """Raised inside a task that runs, by `Future.cancel(running=True)`.
+
+    The task may clean up in `finally` blocks, or catch this and go on: its future is cancelled
+    whatever it does. It is no `Exception`, for the same reason as `asyncio.CancelledError`: code
+    that survives every error by `except Exception` would survive this, too. Nor is it one of the
+    two `CancelledError` classes: they tell a reader that a future was cancelled, and a task that
+    reads such a future must not look like one that was told to end.
+    """
 
 
 class NotSerializable(OwndistError, pickle.PicklingError):

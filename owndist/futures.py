@@ -47,7 +47,7 @@ class Peer(Protocol):
 
     def load(self, value: Any, lender: int | None = None) -> Any: ...
     def wait_for(self, future: Future[Any], timeout: float | None) -> None: ...
-    def cancel(self, future: Future[Any]) -> bool: ...
+    def cancel(self, future: Future[Any], running: bool, force: bool, recursive: bool) -> bool: ...
     def is_running(self, object_id: ObjectId | Address) -> bool: ...
     def note_dropped(self, object_id: ObjectId | Address, stored: bool) -> None: ...
     def make_waiters(self, future: Future[Any]) -> list[Any]: ...
@@ -145,21 +145,40 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
             self._resolve(want_value=False)
         return super().exception(0)
 
-    def cancel(self) -> bool:
-        """Keep the task from running, if it has not started yet.
+    def cancel(
+        self, *, running: bool = False, force: bool = False, recursive: bool = False
+    ) -> bool:
+        """Keep the task from running, if it has not started yet; or stop it.
 
-        Tasks that were sent ahead to a worker are called back. If the worker dies before it has
-        answered, and the task would be run again, it is cancelled.
+        Without arguments this is the standard library's `cancel`. Tasks that were sent ahead to a
+        worker are called back. If the worker dies before it has answered, and the task would be
+        run again, it is cancelled.
+
+        Args:
+            running: if the task runs, raise `owndist.errors.TaskCancelled` in it, also where it
+                sleeps or waits in Python. Code that is busy in C is interrupted when it is back in
+                Python. The future is cancelled whatever the task makes of that.
+            force: if the task runs, kill its process, and with it all tasks that this one owns.
+                Tasks that waited there run elsewhere. With `running`, only if the task has not
+                ended a second after it was interrupted.
+            recursive: with `running`, cancel the tasks that the task has submitted, too, and
+                those that they have.
+
+        A task that was cancelled is never retried. It can be called again, with more force.
 
         Returns:
-            True if it will not run and the future is cancelled; False if it runs or is done.
+            True if the task will not give a value and the future is cancelled; False if it is
+            done, if it runs and neither `running` nor `force` was given, or if another process
+            has submitted it.
         """
+        insists = running or force
         with self._condition:
             if self._state in (CANCELLED, CANCELLED_AND_NOTIFIED):
-                return True
-            if self._state != PENDING:
+                if not insists:
+                    return True
+            elif self._state != PENDING:
                 return False
-        return self._peer.cancel(self)
+        return self._peer.cancel(self, running, force, recursive)
 
     def running(self) -> bool:
         """Return True if the task has been started and is not done."""

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
         def take(self, task: int, arrivals: Arrivals) -> None: ...
         def wait(self, task: int, arrivals: Arrivals) -> None: ...
         def close(self, task: int) -> None: ...
+        def cancel(
+            self, task: int, arrivals: Arrivals, running: bool, force: bool, recursive: bool
+        ) -> bool: ...
         def note_dropped(self, task: int) -> None: ...
 
 
@@ -41,6 +44,7 @@ class Arrivals:
         self._named = self._added = 0
         self.ended = False  # nothing is added any more
         self.closed = False  # nobody takes any more
+        self.cancelled = False  # nothing is taken but the end
 
     def next_name(self) -> str:
         """What the next value's future is called."""
@@ -59,7 +63,7 @@ class Arrivals:
 
     def add(self, future: Future[Any]) -> None:
         """A value is there."""
-        if not self.closed:
+        if not self.closed and not self.cancelled:
             self._futures.append(future)
             self._added += 1
             self._wake()
@@ -77,6 +81,17 @@ class Arrivals:
         self._futures.clear()
         self._wake()
 
+    def cancel(self) -> None:
+        """The task was cancelled, and its end has come: drop what nobody has taken."""
+        self.cancelled = True
+        for _ in range(len(self._futures)):
+            try:
+                future = self._futures.popleft()
+            except IndexError:
+                return
+            if future.cancelled():
+                self._futures.append(future)
+
     def pop(self) -> Future[Any] | None:
         """The next future; None if there is none yet.
 
@@ -85,11 +100,14 @@ class Arrivals:
         """
         over = self.ended or self.closed  # before looking: what is added comes before the end
         try:
-            return self._futures.popleft()
+            future = self._futures.popleft()
+            while self.cancelled and not future.cancelled():
+                future = self._futures.popleft()  # it was added at that moment
         except IndexError:
             if over:
                 raise StopIteration from None
             return None
+        return future
 
     def call_when_ready(self, waker: Callable[[], None]) -> None:
         """Have something called, in any thread, once there is something to take."""
@@ -189,6 +207,15 @@ class FutureStream(Generic[T]):
         """
         self._arrivals.close()
         self._peer.close(self._task)
+
+    def cancel(
+        self, *, running: bool = False, force: bool = False, recursive: bool = False
+    ) -> bool:
+        """Keep the task from running, or stop it; see `Future.cancel`.
+
+        What nobody has taken is freed. The stream ends with a future that is cancelled.
+        """
+        return self._peer.cancel(self._task, self._arrivals, running, force, recursive)
 
     def __enter__(self) -> FutureStream[T]:
         return self

@@ -34,7 +34,7 @@ from .messages import (
     Message,
 )
 from .references import Entry, ReferenceTable
-from .values import FAILED, LOST, OWNER_DIED, PENDING, Failure
+from .values import FAILED, LOST, OWNER_DIED, PENDING, READY, Failure, Value
 
 # Tokens of a process begin here, times its number: a trillion each.
 _TOKENS = 1 << 40
@@ -176,6 +176,20 @@ class Borrowing:
         for key in pinned:
             self.references.pin(process, key)
         return self._adopt(given) if given else (), entries
+
+    def discard(
+        self,
+        process: ProcessNumber,
+        status: int,
+        value: Value | Failure | None,
+        nested: tuple[Ref, ...],
+    ) -> None:
+        """A worker's value has come that nobody wants; something else may keep its memory."""
+        references = self.references
+        if status == READY and value is not None and not references.is_lost(value, process):
+            references.hold(value)
+            references.drop(value)
+        references.release_unneeded(nested)
 
     def _adopt(self, given: tuple[tuple[Address, int], ...]) -> tuple[Ref, ...]:
         """The objects whose futures are inside a result; we are registered with their owners."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .ids import ExtentKey, ObjectId, ProcessNumber, Ref, TaskId
+from .ids import ExecutionKey, ExtentKey, ObjectId, ProcessNumber, Ref, TaskId
 from .messages import Message
 from .records import Record
 from .values import Failure, Value
@@ -176,6 +176,41 @@ class Kill(Record):
         self.worker = worker
 
 
+class KillIfRunning(Record):
+    """Kill this worker if it runs this execution of an owner's task; not while it runs another."""
+
+    __slots__ = ("worker", "owner", "execution")
+
+    def __init__(
+        self,
+        worker: ProcessNumber,
+        owner: ProcessNumber,
+        execution: int,
+    ) -> None:
+        self.worker = worker
+        self.owner = owner
+        self.execution = execution
+
+
+class Interrupt(Record):
+    """Have this execution, which runs here, raise `TaskCancelled`; with `force` die at once.
+
+    `children` is not None: tell by `Interrupted` when it has raised, or has ended.
+    """
+
+    __slots__ = ("execution", "force", "children")
+
+    def __init__(
+        self,
+        execution: ExecutionKey,
+        force: bool,
+        children: bool | None,
+    ) -> None:
+        self.execution = execution
+        self.force = force
+        self.children = children
+
+
 class Abandon(Record):
     """An extent that this process wrote is needed no more, but may have readers: no reuse."""
 
@@ -235,6 +270,8 @@ Command = (
     | SweepDead
     | Spawn
     | Kill
+    | KillIfRunning
+    | Interrupt
     | Abandon
     | Orphaned
     | LookAgain
@@ -251,8 +288,10 @@ __all__ = [
     "Drained",
     "ExtentKey",
     "Free",
+    "Interrupt",
     "JudgeError",
     "Kill",
+    "KillIfRunning",
     "Log",
     "LookAgain",
     "Moved",

@@ -14,7 +14,7 @@ from collections import deque
 from typing import Any
 
 from .commands import Send
-from .ids import ExtentKey, ProcessNumber, TaskId
+from .ids import ExecutionKey, ExtentKey, ProcessNumber, TaskId
 from .messages import DONE, RECALLED, TASK, YIELD, Message
 from .reports import TaskEnded, Yielded
 from .values import extent_key, extent_of
@@ -37,6 +37,13 @@ class Execution:
     def running(self) -> Item | None:
         """The task that has the main thread."""
         return self.started[-1] if self.started else None
+
+    def current(self) -> ExecutionKey | None:
+        """Names the execution that has the main thread."""
+        if not self.started:
+            return None
+        owner, task = self.started[-1]
+        return owner, task[1], task[2]
 
     def take(self) -> Item | None:
         """The next item; a task counts as started from here on. None: nothing to do."""

@@ -26,6 +26,7 @@ ObjectId = int
 TaskId = int
 ProcessNumber = int
 ExtentKey = tuple[int, int]  # (writer's process number, serial)
+ExecutionKey = tuple[int, int, int]  # (owner's process number, task, attempt)
 
 
 class Address(NamedTuple):

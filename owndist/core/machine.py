@@ -24,9 +24,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from . import cancelling, returns
 from . import messages as m
+from . import returns
 from .borrowing import Borrowing
+from .cancelling import Cancelling, cancel_all, cancel_unsent, fail_all
 from .commands import (
     Command,
     Send,
@@ -51,6 +52,7 @@ from .reports import (
     Fulfilled,
     HandleAdded,
     HandlesDropped,
+    Interrupted,
     LookedAgain,
     Mapped,
     Promised,
@@ -133,6 +135,7 @@ class Machine:
         )
         self.deaths = Deaths(self)
         self.draining = Draining(self)
+        self.cancelling = Cancelling(self)
         self._on_report = self._report_handlers()
         self._on_message = self._message_handlers()
 
@@ -203,13 +206,10 @@ class Machine:
 
     def next_deadline(self) -> int | None:
         """When `TimerDue` is wanted, in ns; None for never. Ask after every `handle`."""
-        overdue = self._overdue_at
+        due = _earlier(self._overdue_at, self.cancelling.next_deadline())
         if self.number != DRIVER or not self.lessor.has_timers():
-            return overdue
-        other = self.lessor.next_deadline()
-        if overdue is None or other is None:
-            return other if overdue is None else overdue
-        return min(overdue, other)
+            return due
+        return _earlier(due, self.lessor.next_deadline())
 
     def may_leave(self) -> bool:
         """Whether a worker that was told to stop may end (Law 26: not while it owns objects)."""
@@ -225,6 +225,7 @@ class Machine:
         self.references.check()
         self.borrowing.check()
         self.submission.check()
+        self.cancelling.check()
         self.leases.check()
         self.lessor.check()
         self.spilling.check()
@@ -240,8 +241,9 @@ class Machine:
             Fulfilled: self._on_fulfilled,
             Mapped: self._on_mapped,
             Unmapped: self.running.on_unmapped,
-            CancelAsked: self._on_cancel_asked,
-            CancelWithdrawn: self._on_cancel_withdrawn,
+            CancelAsked: self.cancelling.on_asked,
+            CancelWithdrawn: self.cancelling.on_withdrawn,
+            Interrupted: self.cancelling.on_interrupted,
             ErrorJudged: self._on_error_judged,
             WorkerEnded: self.deaths.on_worker_ended,
             ShutdownAsked: self._on_shutdown_asked,
@@ -269,6 +271,8 @@ class Machine:
             m.INIT_FAILED: self.deaths.on_init_failed,
             m.RECALL: self._on_recall,
             m.RECALLED: self._on_recalled,
+            m.INTERRUPT: self.cancelling.on_interrupt,
+            m.CONDEMN: self.cancelling.on_condemn,
             m.FREE: self.running.on_free,
             m.ABANDON: self.running.on_abandon,
             m.UNMAPPED: self._on_unmapped,
@@ -303,9 +307,9 @@ class Machine:
     # -- reports of the process's own code
 
     def _on_submitted(self, report: Submitted, now: int) -> None:
-        self.submission.submit(report)
+        self.submission.submit(report, self.execution.current())
         if self.broken is not None:
-            self.submission.fail_all(self.broken, now)
+            fail_all(self.submission, self.broken, now)
 
     def _on_stored(self, report: Stored, now: int) -> None:
         entry = self.references.create(report.object)
@@ -335,32 +339,27 @@ class Machine:
     def _on_mapped(self, report: Mapped, now: int) -> None:
         self.references.pin(self.number, report.extent)
 
-    def _on_cancel_asked(self, report: CancelAsked, now: int) -> None:
-        cancelling.cancel(self.submission, report.task)
-
-    def _on_cancel_withdrawn(self, report: CancelWithdrawn, now: int) -> None:
-        cancelling.withdraw_cancel(self.submission, report.task)
-
     def _on_error_judged(self, report: ErrorJudged, now: int) -> None:
         self.submission.on_judged(report.task, report.attempt, report.retry)
 
     def _on_shutdown_asked(self, report: ShutdownAsked, now: int) -> None:
         self.closing = True
         if report.cancel:
-            cancelling.cancel_all(self.submission)
+            cancel_all(self.submission)
 
     def _on_aborted(self, report: Aborted, now: int) -> None:
         self.closing = True
         if self.broken is None:
             self.broken = (BROKEN, (report.text, None), "")
-        cancelling.cancel_unsent(self.submission)
-        self.submission.fail_all(self.broken, now)
+        cancel_unsent(self.submission)
+        fail_all(self.submission, self.broken, now)
         self.lessor.forget_demands()
 
     def _on_timer_due(self, report: TimerDue, now: int) -> None:
         if self._overdue_at is not None and self._overdue_at <= now:
             self._overdue_at = self.submission.recall_overdue(now)
             self.submission.sent_ahead = self._overdue_at is not None
+        self.cancelling.time_passed(now)
         if self.number == DRIVER:
             self.lessor.time_passed(now)
 
@@ -436,7 +435,7 @@ class Machine:
     def fail_with(self, failure: Failure, now: int) -> None:
         """No worker can be had any more."""
         self.broken = failure
-        self.submission.fail_all(failure, now)
+        fail_all(self.submission, failure, now)
 
     def _on_broke(self, peer: ProcessNumber, message: Message, now: int) -> None:
         self.fail_with(message[1], now)
@@ -460,3 +459,9 @@ class Machine:
             for entry in self.references.entries.values()
             if entry.status == READY and type(entry.value) is tuple
         ]
+
+
+def _earlier(one: int | None, other: int | None) -> int | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)

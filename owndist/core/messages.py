@@ -13,6 +13,9 @@ Owner to executor
     DEFINE    key, body                 a function's pickle, once per worker
     ENTRY     key, body                 a global of __main__, when it differs from the last sent
     RECALL    tasks                     give back those that have not started
+    INTERRUPT task, attempt, force, children
+                  if you run it, have its code raise; force: die at once; children: None, or
+                  cancel what it has submitted, too (True: by force, if need be)
     FORGET    keys                      these definitions will not be used again
     FREE      serials                   extents of the receiver that nobody needs any more
     ABANDON   serials                   nor these, but some process may still map them
@@ -58,6 +61,7 @@ Worker to lessor (see `lessor`)
                   so many more workers could be used, besides those of which GRANT has told so far;
                   whether a worker waits for one of those tasks; whether any task is unfinished
     GIVE_BACK worker, ran               a leased worker, and how many tasks it was given
+    CONDEMN   worker, execution         kill that one if it runs this execution of mine
     BLOCKED, UNBLOCKED                  as to the owner
     VACANT    -                         the answer to GONE: nothing of the dead process's is here
     HOLDING   dead, segments            the answer to GONE: these segments of it hold values of mine
@@ -91,5 +95,6 @@ REGISTERED, CONFIRM, GRANT, REVOKE, GONE, BROKE, SAID = range(9, 16)
 ALIVE, INIT_FAILED, DONE, RECALLED, RELEASE, UNMAPPED, BORROW, BLOCKED, UNBLOCKED = range(20, 29)
 REGISTER, WANT, DEMAND, GIVE_BACK, VACANT, HOLDING, UNHOLD = range(29, 36)
 CONNECT, LINK, SAY = range(36, 39)
+INTERRUPT, CONDEMN = 16, 39
 SPILL, MOVED, SPILLED, ABANDON = range(40, 44)
 YIELD, CREDIT = 50, 51

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .ids import DRIVER, ExtentKey, ObjectId, ProcessNumber, Ref, TaskId
+from .ids import DRIVER, ExecutionKey, ExtentKey, ObjectId, ProcessNumber, Ref, TaskId
 from .messages import Message
 from .records import Record
 from .values import Failure, Value
@@ -287,15 +287,39 @@ class Spilled(Record):
 
 
 class CancelAsked(Record):
-    """Somebody wants this task not to run. Answered by a `CancelAnswered`, now or later."""
+    """Somebody wants this task not to run. Answered by a `CancelAnswered`, now or later.
 
-    __slots__ = ("task",)
+    `running`: it is interrupted if it runs; `force`: its worker is killed, after a while if both;
+    `recursive`: what it has submitted is cancelled as well.
+    """
+
+    __slots__ = ("task", "running", "force", "recursive")
 
     def __init__(
         self,
         task: TaskId,
+        running: bool = False,
+        force: bool = False,
+        recursive: bool = False,
     ) -> None:
         self.task = task
+        self.running = running
+        self.force = force
+        self.recursive = recursive
+
+
+class Interrupted(Record):
+    """Answers `Interrupt`, if it said so: the execution has raised, or has ended."""
+
+    __slots__ = ("execution", "children")
+
+    def __init__(
+        self,
+        execution: ExecutionKey,
+        children: bool,
+    ) -> None:
+        self.execution = execution
+        self.children = children
 
 
 class CancelWithdrawn(Record):

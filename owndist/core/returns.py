@@ -68,12 +68,18 @@ def settle_rest(
     assert task.returns is not None
     dependents: list[Task] = []
     for object_id in range(task.id + 1, task.id + task.returns.count):
-        del submission.makers[object_id]
         entry = submission.references.entries.get(object_id)
         if entry is not None and entry.status == PENDING:
             assert status != READY, f"object {object_id} was not delivered"
             dependents += submission.settle_entry(entry, status, value)
     return dependents
+
+
+def forget(submission: Submission, task: Task) -> None:
+    """The task is over."""
+    assert task.returns is not None
+    for object_id in range(task.id + 1, task.id + task.returns.count):
+        del submission.makers[object_id]
 
 
 def on_yield(submission: Submission, worker: Worker | None, message: tuple[Any, ...]) -> None:
@@ -98,10 +104,7 @@ def on_yield(submission: Submission, worker: Worker | None, message: tuple[Any, 
     else:
         entry = None if returns.closed else references.create(streamed_id(task_id, index))
     if entry is None or entry.status != PENDING:
-        if type(value) is tuple:  # nobody wants it
-            references.hold(value)
-            references.drop(value)
-        references.release_unneeded(nested)
+        submission.borrowing.discard(worker.number, status, value, nested)
         return
     entry.entries = entries
     if returns.count == STREAM:

@@ -1,8 +1,8 @@
 """The owner's side of tasks: from submission to outcome.
 
-Rules of this file: every change of a task's state (see `task`) happens here. Dependencies are
-resolved here, at the owner, before a worker is sought (Ownership paper, section 4.1; Ray does the
-same): a task that is READY has every value it needs.
+Rules of this file: every change of a task's state (see `task`) happens here or in `cancelling`.
+Dependencies are resolved here, at the owner, before a worker is sought (Ownership paper, section
+4.1; Ray does the same): a task that is READY has every value it needs.
 
 An attempt number goes with every dispatch and comes back with the result; anything that carries
 another one is stale and changes nothing. Purity does not save one from late reports; numbers do.
@@ -17,12 +17,12 @@ from . import returns as several
 from .borrowing import Borrowing
 from .commands import CancelAnswered, Command, Complete, JudgeError, Log, Send
 from .demand import Demand, Landlord
-from .ids import ObjectId, ProcessNumber, Ref, TaskId, execution_id
+from .ids import ExecutionKey, ObjectId, ProcessNumber, Ref, TaskId, execution_id
 from .leasing import AHEAD_NS, OVERDUE_NS, Leases, Worker
 from .messages import OUTCOME, RECALL, TASK, WANT
 from .references import Entry, ReferenceTable
 from .reports import Submitted
-from .task import T_JUDGING, T_OVER, T_READY, T_SENT, T_WAITING, Task
+from .task import T_JUDGING, T_OVER, T_READY, T_SENT, T_STOPPING, T_WAITING, Task
 from .values import CANCELLED, DIED, ERROR, FAILED, LOST, PENDING, READY, Failure, Value
 
 # What a task costs a worker besides the user's function: reading, unpickling, replying. It bounds
@@ -64,12 +64,13 @@ class Submission:
 
     # -- coming in
 
-    def submit(self, report: Submitted) -> None:
-        """A new task; its future exists and counts as a handle."""
+    def submit(self, report: Submitted, parent: ExecutionKey | None = None) -> None:
+        """A new task; its future exists and counts as a handle. `parent` is who submits it."""
         references = self.references
         entries = references.entries
         self.submitted += 1
         task = Task(report)
+        task.parent = parent
         self.tasks[task.id] = task
         references.create(task.id)
         if report.returns != 1:
@@ -222,6 +223,9 @@ class Submission:
             self.settle_down(worker, now)
 
     def _requeue(self, task: Task) -> None:
+        if task.state == T_STOPPING:
+            self.let_go(task)
+            return
         task.worker = None
         if task.cancel_asked or (task.returns is not None and task.returns.closed):
             if task.cancel_asked:
@@ -285,13 +289,8 @@ class Submission:
         del worker.queue[task_id]
         worker.load_ns -= task.cost_ns
         worker.progress_at = now
-        # A moving mean that falls fast and rises slowly: the first call of a function pays for
-        # imports, and a task that turns out long is called back from behind anyway.
-        cost = elapsed_ns if elapsed_ns > LEAST_COST_NS else LEAST_COST_NS
-        estimate = self.estimates.get(task.function)
-        if estimate is not None:
-            cost = estimate + ((cost - estimate) >> (1 if cost < estimate else 3))
-        self.estimates[task.function] = cost
+        if task.state == T_SENT:
+            _learn(self.estimates, task.function, elapsed_ns)
         if worker.queue and worker.open:
             if worker.load_ns * 2 <= AHEAD_NS and worker is not self.here:
                 self.leases.hungry[worker.number] = worker
@@ -304,9 +303,12 @@ class Submission:
         if extras is not None:
             # Before the arguments are let go: from here on these keep what they name.
             nested, entries = self.borrowing.take_extras(worker.number, extras)
-            if entries:
+            if entries and task.state == T_SENT:
                 self.references.entries[task_id].entries = entries
-        if status == READY and self.references.is_lost(value, worker.number):
+        if task.state == T_STOPPING:
+            self.borrowing.discard(worker.number, status, value, nested)
+            self.let_go(task)
+        elif status == READY and self.references.is_lost(value, worker.number):
             self.failed += 1
             text = "it was let go before its task had passed it on"
             self.settle(task, FAILED, (LOST, text, task.name))
@@ -350,7 +352,7 @@ class Submission:
         have come back to the worker that has just reported it, so the attempt counts.
         """
         for task in reversed(list(worker.queue.values())):
-            if execution_id(task.id, task.attempt) != running:
+            if execution_id(task.id, task.attempt) != running or task.state == T_STOPPING:
                 self._requeue(task)
                 continue
             task.charged += 1
@@ -386,25 +388,41 @@ class Submission:
             if task.state == T_WAITING:
                 # It stays among `dependents`, to be passed over: taking it out is a walk for each.
                 self.failed += status == FAILED
-            if status == CANCELLED:
-                self.cancelled += 1
-            task.state = T_OVER
-            del self.tasks[task.id]
-            references = self.references
-            entry = references.entries[task.id]
-            dependents = self.settle_entry(entry, status, value, nested)
-            if task.returns is not None:
-                dependents = dependents + several.settle_rest(self, task, status, value)
-            if type(task.args) is tuple:
-                references.drop(task.args)
-            task.args = b""
-            for object_id in task.slots:
-                references.drop_argument(object_id)
-            for object_id in task.nested:
-                references.drop_argument(object_id)
+            dependents = self.conclude(task, status, value, nested)
+            self.let_go(task)
             if dependents and status != READY:
                 todo.extend(dependents)
                 nested = ()
+
+    def conclude(
+        self,
+        task: Task,
+        status: int,
+        value: Value | Failure | None,
+        nested: tuple[Ref, ...] = (),
+    ) -> list[Task]:
+        """All that the task has not given yet has its outcome. Returns what `settle_entry` does."""
+        self.cancelled += status == CANCELLED
+        entry = self.references.entries[task.id]
+        dependents = self.settle_entry(entry, status, value, nested)
+        if task.returns is not None:
+            dependents = dependents + several.settle_rest(self, task, status, value)
+        return dependents
+
+    def let_go(self, task: Task) -> None:
+        """The task is over: it needs its arguments no more."""
+        task.state = T_OVER
+        del self.tasks[task.id]
+        if task.returns is not None:
+            several.forget(self, task)
+        references = self.references
+        if type(task.args) is tuple:
+            references.drop(task.args)
+        task.args = b""
+        for object_id in task.slots:
+            references.drop_argument(object_id)
+        for object_id in task.nested:
+            references.drop_argument(object_id)
 
     def settle_entry(
         self,
@@ -438,28 +456,22 @@ class Submission:
                         self.ready.append(task)
         return dependents
 
-    # -- the end
-
-    def fail_all(self, failure: Failure, now: int) -> None:
-        """No worker will ever run them."""
-        relieved: dict[ProcessNumber, Worker] = {}
-        for task in list(self.tasks.values()):
-            if task.state == T_OVER:
-                continue
-            if task.worker is not None and task.state == T_SENT:
-                self.leases.relieve(task.worker, task)
-                relieved[task.worker.number] = task.worker
-            if task.state != T_WAITING:
-                self.failed += 1
-            if task.cancel_asked:
-                self._commands.append(CancelAnswered(task.id, False))
-            self.settle(task, FAILED, failure)
-        for worker in relieved.values():
-            self.settle_down(worker, now)
-
     def check(self) -> None:
         """The invariants; raises AssertionError naming the task."""
         _check(self)
+
+
+def _learn(estimates: dict[int, int], function: int, elapsed_ns: int) -> None:
+    """How long a call of a function takes: a moving mean that falls fast and rises slowly.
+
+    The first call of a function pays for imports, and a task that turns out long is called back
+    from behind anyway.
+    """
+    cost = elapsed_ns if elapsed_ns > LEAST_COST_NS else LEAST_COST_NS
+    estimate = estimates.get(function)
+    if estimate is not None:
+        cost = estimate + ((cost - estimate) >> (1 if cost < estimate else 3))
+    estimates[function] = cost
 
 
 def _check(submission: Submission) -> None:
@@ -468,13 +480,14 @@ def _check(submission: Submission) -> None:
     arguments: dict[Ref, int] = {}
     for task in submission.tasks.values():
         entry = entries.get(task.id)
-        assert entry is not None and entry.status == PENDING, f"task {task.id}: no entry"
+        if task.state != T_STOPPING:
+            assert entry is not None and entry.status == PENDING, f"task {task.id}: no entry"
         pending = [s for s in task.slots if entries[s].status == PENDING]
         assert task.waiting == len(pending), f"task {task.id} waits for {task.waiting}"
         assert (task.state == T_WAITING) == bool(pending), f"task {task.id}: {task.state}"
         for slot in task.slots + task.nested:
             arguments[slot] = arguments.get(slot, 0) + 1
-        if task.state == T_SENT:
+        if task.state in (T_SENT, T_STOPPING):
             assert task.worker is not None and task.worker.queue.get(task.id) is task
             here = task.worker is submission.here
             assert here or leases.workers.get(task.worker.number) is task.worker

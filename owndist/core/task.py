@@ -4,6 +4,7 @@
     READY     it may run                         (in `ready`, unless cancelled meanwhile)
     SENT      a worker has it                    (in that worker's `queue`)
     JUDGING   it raised; is that to be retried?  (nowhere but in `tasks`)
+    STOPPING  it is cancelled, and a worker still has it: see `cancelling`  (in its `queue`)
     OVER      it has its outcome                 (no longer in `tasks`)
 
 `ready`, `queue` and `tasks` are those of `submission` and `leasing`; `tasks` holds all but those
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .ids import ExecutionKey
 from .reports import Submitted
 from .values import Failure
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from .leasing import Worker
     from .returns import Returns
 
-T_WAITING, T_READY, T_SENT, T_JUDGING, T_OVER = range(5)
+T_WAITING, T_READY, T_SENT, T_JUDGING, T_STOPPING, T_OVER = range(6)
 
 
 class Task:
@@ -41,6 +43,7 @@ class Task:
         "max_retries",
         "name",
         "nested",
+        "parent",
         "returns",
         "slots",
         "state",
@@ -67,9 +70,12 @@ class Task:
         self.cost_ns = 0  # estimate at the last dispatch
         self.cancel_asked = False
         self.wanted = False  # a worker waits for it
+        self.parent: ExecutionKey | None = None  # in which it was submitted
         self.failure: Failure | None = None  # what is being judged
         self.returns: Returns | None = None  # of a task with more than one value
 
     def runs_on(self, worker: Worker, attempt: int) -> bool:
         """Whether the worker has it in this attempt: what else comes of it is stale."""
-        return self.worker is worker and self.attempt == attempt and self.state == T_SENT
+        if self.worker is not worker or self.attempt != attempt:
+            return False
+        return self.state == T_SENT or self.state == T_STOPPING

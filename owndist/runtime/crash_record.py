@@ -10,6 +10,11 @@ worker writes, and the driver reads once the worker is gone:
     outbox      frames that it had not yet sent: finished tasks are not run again
     stack       what `faulthandler` wrote when it crashed
 
+and one thing that the driver writes while it lives:
+
+    condemned   the execution for whose sake it is about to kill the worker, which starts nothing
+                else after that one
+
 A store into mapped memory is done or not done whatever happens to the process, so no order of
 system calls has to be trusted.
 """
@@ -20,7 +25,7 @@ import mmap
 import os
 import sys
 
-_RUNNING, _SEGMENTS, _LENGTH, _SLOT, _OWNER = range(5)
+_RUNNING, _SEGMENTS, _LENGTH, _SLOT, _OWNER, _CONDEMNED, _CONDEMNED_OWNER = range(7)
 
 _OUTBOX_AT = 4096
 OUTBOX_BYTES = 128 * 1024  # replies of 100 KiB fit; larger ones do not exist (they are stored)
@@ -50,6 +55,7 @@ class CrashRecord:
         self._view = memoryview(self._map)
         self._words = self._view[:4096].cast("Q")
         self._outbox = self._view[_OUTBOX_AT:_STACK_AT]
+        self._last = (-1, 0)  # what was started last, in the worker: execution and owner
 
     # -- written by the driver
 
@@ -64,10 +70,19 @@ class CrashRecord:
 
     # -- written by the worker
 
-    def start(self, execution: int, owner: int) -> None:
-        """This execution of an owner's task is about to start; see `core.ids.execution_id`."""
-        self._words[_OWNER] = owner
-        self._words[_RUNNING] = execution
+    def start(self, execution: int, owner: int) -> bool:
+        """This execution of an owner's task is about to start; see `core.ids.execution_id`.
+
+        False: it must not, yet. The driver is looking whether the one before it runs, or has seen
+        that, and has sent a kill that would hit this one.
+        """
+        words = self._words
+        if words[_CONDEMNED] == self._last[0] and words[_CONDEMNED_OWNER] == self._last[1]:
+            return False
+        self._last = (execution, owner)
+        words[_OWNER] = owner
+        words[_RUNNING] = execution
+        return True
 
     def finish(self) -> None:
         """The started task has been reported: its reply is in the outbox, or sent."""
@@ -105,6 +120,18 @@ class CrashRecord:
         self._view[_STACK_AT : _STACK_AT + len(data)] = data
 
     # -- read by the driver
+
+    def condemn(self, execution: int, owner: int) -> bool:
+        """True: the worker runs this execution, and starts no other one until it is killed."""
+        words = self._words
+        words[_CONDEMNED_OWNER] = owner
+        words[_CONDEMNED] = execution
+        # Only now: if it runs this now, it finds itself condemned before it starts another. Read
+        # twice, for it writes owner and execution one after the other.
+        if self.running == execution and self.owner == owner and self.running == execution:
+            return True
+        words[_CONDEMNED] = 0
+        return False
 
     @property
     def running(self) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.reports import Yielded
 from ..core.returns import STREAM
 from ..core.values import extent_key, extent_of
-from .usercode import Cut, store_one
+from .usercode import Cut, call_user, store_one
 
 if TYPE_CHECKING:
     from .worker import Worker
@@ -92,14 +92,14 @@ class Deliveries:
                 f"task {self._name!r} returned one value, of type {kind.__qualname__}; with "
                 "num_returns='stream' it has to be a generator function, or to return an iterable"
             )
-        values = iter(result)
+        values = call_user(iter, result)
         del result  # a list that is used up need not be kept by us
         index = 0
         # Asked before a value is made, so that no more of them exist than may; and again after it,
         # because nobody may want it by then.
         while self._may_yield(index):
             try:
-                value = next(values)
+                value = call_user(next, values)
             except StopIteration:
                 return index
             if not self._may_yield(index):
@@ -110,5 +110,5 @@ class Deliveries:
             index += 1
         close = getattr(values, "close", None)
         if close is not None:
-            close()
+            close()  # an interrupt is of no use any more, and would spoil its `finally` blocks
         raise Cut

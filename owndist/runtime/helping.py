@@ -39,6 +39,10 @@ class Waiting(Owner):
     def _do_chores(self) -> None:
         """Complete futures, judge errors. No lock is held."""
 
+    @abstractmethod
+    def strike_if_due(self) -> None:
+        """Raise if the running task is to be interrupted. No lock is held."""
+
     def wait_for(self, future: Future[Any], timeout: float | None) -> None:
         """Wait for a future; meanwhile run what it needs, or lend this worker's slot."""
         refs = (future._object,)
@@ -50,7 +54,9 @@ class Waiting(Owner):
         try:
             future._block(timeout)
         finally:
+            future._unlock()  # an interrupt may have come before the `with` that has locked it
             self.end_waiting(waiting)
+            self.strike_if_due()
 
     def help(self, refs: tuple[Ref, ...], done: Callable[[], bool]) -> None:
         """While the running task waits for these: run those of its own tasks that it needs."""
@@ -68,6 +74,7 @@ class Waiting(Owner):
             finally:
                 self._nested -= 1
             self._do_chores()
+            self.strike_if_due()
 
     def begin_waiting(self, refs: tuple[Ref, ...]) -> Item | None:
         """Somebody waits for one of these, in any thread: so does the running task.
@@ -99,6 +106,7 @@ class HelpingEvent(threading.Event):
 
     def __init__(self, worker: Waiting, may_help: bool) -> None:
         super().__init__()
+        self._cond = threading.Condition()  # with a lock that knows who has it
         self.refs: list[Ref] = []
         self._worker = worker
         self._may_help = may_help
@@ -114,9 +122,16 @@ class HelpingEvent(threading.Event):
                 return True
         waiting = self._worker.begin_waiting(refs)
         try:
-            return super().wait(timeout)
+            return self.sleep(timeout)
         finally:
+            while self._cond._is_owned():  # type: ignore[attr-defined]  # see `Waiting.wait_for`
+                self._cond.release()
             self._worker.end_waiting(waiting)
+            self._worker.strike_if_due()
+
+    def sleep(self, timeout: float | None) -> bool:
+        """Wait until it is set; does nothing else."""
+        return super().wait(timeout)
 
 
 class Waiters(list[Any]):

@@ -371,8 +371,19 @@ class Owner(Process):
 
     # -- cancelling
 
-    def cancel(self, future: Future[Any]) -> bool:
-        """Keep the future's task from running; waits for its worker's word if it has one."""
+    def cancel(
+        self,
+        future: Future[Any],
+        running: bool = False,
+        force: bool = False,
+        recursive: bool = False,
+    ) -> bool:
+        """Keep the future's task from running; waits for its worker's word if it has one.
+
+        Args:
+            running, force: if it runs, stop it; nobody's word is waited for then.
+            recursive: and with it what it has submitted.
+        """
         object_id = future._object
         if not self._is_ours() or not isinstance(object_id, int):
             return False
@@ -380,7 +391,7 @@ class Owner(Process):
         with self._lock, self._change:
             task = self.streams.task_of(object_id)
             self._cancels.setdefault(task, []).append(ticket)
-            self._feed(CancelAsked(task))
+            self._feed(CancelAsked(task, running, force, recursive))
             self._flush()
             if ticket.cancelled is None:
                 ticket.answered = threading.Event()  # its worker is asked
@@ -390,9 +401,9 @@ class Owner(Process):
                 self._give_up_cancel(task, ticket)
         if ticket.cancelled:
             future._complete(CANCELLED, None)
-        if self._completions:
+        if self._completions or force:  # which has its time
             self._wake()
-        return bool(ticket.cancelled)
+        return bool(ticket.cancelled) or future.cancelled()
 
     def _give_up_cancel(self, task: int, ticket: Ticket) -> None:
         """`cancel` returns False now, so the task must not be cancelled by an answer to come."""

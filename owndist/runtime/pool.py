@@ -31,7 +31,17 @@ from .setup import WorkerSetup
 class WorkerProcess:
     """What the driver keeps about one worker process."""
 
-    __slots__ = ("at_end", "courier", "link", "linked", "number", "nursery", "pid", "record")
+    __slots__ = (
+        "at_end",
+        "courier",
+        "doomed",
+        "link",
+        "linked",
+        "number",
+        "nursery",
+        "pid",
+        "record",
+    )
 
     def __init__(
         self, number: int, link: Link, record: CrashRecord, nursery: Nursery, courier: Courier
@@ -44,6 +54,8 @@ class WorkerProcess:
         self.courier = courier
         self.linked: set[int] = set()  # workers to which it was given a link of its own
         self.at_end = False  # nothing more comes by the link
+        # (execution, owner): for the sake of that one it is being killed.
+        self.doomed: tuple[int, int] | None = None
 
 
 class WorkerPool:
@@ -194,6 +206,17 @@ class WorkerPool:
                 os.kill(worker.pid, signum)
             except ProcessLookupError:
                 pass  # it has just ended: the link will tell
+
+    def kill_if_running(self, number: int, owner: int, execution: int) -> None:
+        """End one worker, if this execution of a task is what it runs."""
+        worker = self.processes.get(number)
+        one = (execution, owner)
+        if worker is None:
+            return
+        if worker.doomed is None and worker.record.condemn(*one):
+            worker.doomed = one
+        if worker.doomed == one:
+            self._signal(worker, signal.SIGKILL)
 
     def tell_of_laggards(self) -> None:
         """Log which workers were told to stop and have not."""

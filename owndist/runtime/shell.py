@@ -33,6 +33,7 @@ from ..core.commands import (
     Free,
     JudgeError,
     Kill,
+    KillIfRunning,
     Log,
     LookAgain,
     Moved,
@@ -231,6 +232,8 @@ class Shell(Owner):
             self._pool.sweep(command.worker, command.keep)
         elif isinstance(command, Kill):
             self._pool.kill(command.worker)
+        elif isinstance(command, KillIfRunning):
+            self._pool.kill_if_running(command.worker, command.owner, command.execution)
         elif isinstance(command, Log):
             self._log_later(command.level, command.text, command.args)
         elif isinstance(command, LookAgain):

@@ -130,6 +130,18 @@ class Streams:
         if os.getpid() == self._shell.pid and task in self._open:
             self.note_dropped(task)
 
+    def cancel(
+        self, task: int, arrivals: Arrivals, running: bool, force: bool, recursive: bool
+    ) -> bool:
+        """Cancel its task, and drop what has come of it."""
+        if task not in self._open or os.getpid() != self._shell.pid:
+            return False
+        end = self._shell._pending.get(task)
+        if end is None or not end.cancel(running=running, force=force, recursive=recursive):
+            return False
+        arrivals.cancel()
+        return True
+
     def note_dropped(self, task: int) -> None:
         """As `close`, for `__del__`: any thread, any time, any lock held."""
         self._closed.append(task)

@@ -26,6 +26,11 @@ class Cut(Exception):
     """A stream's task is not to go on to its end; its generator is closed."""
 
 
+def call_user(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Call a function of the user's. Between here and there the task can be interrupted."""
+    return function(*args, **kwargs)
+
+
 def call_task(
     worker: Worker,
     owner: int,
@@ -54,7 +59,7 @@ def call_task(
         except BaseException as error:
             raise _cannot_load("arguments", name, error) from error
         del args, slots
-        result = function(*positional, **keywords)
+        result = call_user(function, *positional, **keywords)
         if deliver is not None:
             result = deliver(result)
         # The arguments' mappings should be gone, if they can be, when the owner hears of the

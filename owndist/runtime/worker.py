@@ -28,6 +28,7 @@ from ..core.commands import (
     CancelAnswered,
     Complete,
     Free,
+    Interrupt,
     JudgeError,
     Log,
     Moved,
@@ -35,10 +36,11 @@ from ..core.commands import (
     Send,
     Spill,
 )
-from ..core.ids import DRIVER, execution_id
+from ..core.ids import DRIVER, ExecutionKey, execution_id
 from ..core.reports import (
     ErrorJudged,
     HandlesDropped,
+    Interrupted,
     Received,
     Returning,
     Spilled,
@@ -51,6 +53,7 @@ from ..wire.failures import exception_of
 from . import current
 from .crash_record import catch_crashes
 from .inside import Inside
+from .interrupts import Interrupts
 from .mailbox import Mailbox
 from .setup import WorkerSetup
 from .usercode import call_task, end_multiprocessing, initialize
@@ -68,6 +71,9 @@ _TICK_S = 0.002
 
 # Memory kept for reuse is given back after so long without work. Seconds.
 _TRIM_AFTER_S = 2.0
+
+# A look whether a worker is to be killed takes microseconds, and a kill not much longer.
+_SPARED_WITHIN_MS = 1_000
 
 # What a process ends with whose task belongs to a dead owner.
 ORPHANED = 77
@@ -131,11 +137,15 @@ class Worker(Inside):
         self._reader_ticks = False  # the reader looks at the outbox every _TICK_S
         self._tasks_begun = 0
         self._logs: deque[tuple[Any, ...]] = deque()  # level, text, arguments
+        self._interrupts = Interrupts(
+            self.machine.execution.current, self._poke_reader, self._interrupted
+        )
 
     # -- the main thread
 
     def run(self) -> None:
         """Run tasks until told to stop."""
+        self._interrupts.install()
         threading.Thread(target=self._read_for_ever, name="owndist-reader", daemon=True).start()
         failure = initialize(self._setup, self._decoder)
         if failure is not None:
@@ -176,6 +186,8 @@ class Worker(Inside):
         for fd in self._signals.wait_main():
             self._receive(fd)
         self._main_waits = False
+        if self.machine.cancelling.next_deadline() is not None:
+            self._poke_reader()  # which minds the time
         if self._judgements or self._completions:
             self._do_chores()
 
@@ -183,8 +195,8 @@ class Worker(Inside):
         _, task, attempt, function, _, args, slots, name, returns, _ = message
         self._tasks_begun += 1
         outermost = not self._nested
-        if outermost:
-            self._record.start(execution_id(task, attempt), owner)
+        if outermost and not self._record.start(execution_id(task, attempt), owner):
+            self._start_if_spared(execution_id(task, attempt), owner)
         if owner == self.number and not self._decoder.has(function):
             self._decoder.define(function, self._encoder.definitions[function])
         begun = _now()
@@ -211,6 +223,9 @@ class Worker(Inside):
         # that future, before it hears of the value. The reader tells of no extent that is mapped;
         # so nothing is said before the DONE.
         with self._lock:
+            children = self._interrupts.end((owner, task, attempt))
+            if children is not None:
+                self._feed(Interrupted((owner, task, attempt), children))
             mapped = tuple(self._store.mapped())
             self._feed(TaskEnded(task, attempt, status, value, elapsed, mapped, entries))
             futures.clear()
@@ -220,12 +235,30 @@ class Worker(Inside):
             if begun + elapsed - self._mailbox.since > _LINGER_NS:
                 self._flush()
 
+    def _start_if_spared(self, execution: int, owner: int) -> None:
+        """The driver looks whether to kill this process for the sake of the task before this."""
+        for _ in range(_SPARED_WITHIN_MS):
+            time.sleep(0.001)
+            if self._record.start(execution, owner):
+                return
+        os.kill(os.getpid(), signal.SIGKILL)  # somebody has killed the template before it did this
+
     def announce(self, futures: list[Future[Any]]) -> None:
         """The owners of the futures in a result hear who gets them, before that one does."""
         with self._lock:
             self._feed(Returning(tuple([future._object for future in futures])))
             self._flush()
         self._await_owners()
+
+    def strike_if_due(self) -> None:
+        """Raise if the running task is to be interrupted. No lock is held."""
+        self._interrupts.strike_if_due()
+
+    def _interrupted(self, execution: ExecutionKey, children: bool) -> None:
+        """The running task is being interrupted: it submits nothing any more but to clean up."""
+        with self._lock:
+            self._feed(Interrupted(execution, children))
+            self._flush()
 
     def _leave(self) -> None:
         """Told to stop: leave multiprocessing to run its finalizers and end the process."""
@@ -259,7 +292,7 @@ class Worker(Inside):
             if deadline is not None:
                 left = max(0.0, (deadline - _now()) / 1e9)
                 timeout = left if timeout is None else min(timeout, left)
-            readable = self._signals.wait_reader(timeout)
+            readable = self._signals.wait_reader(self._interrupts.next_timeout(timeout))
             for fd in readable:
                 self._receive(fd)
             with self._lock:
@@ -277,6 +310,7 @@ class Worker(Inside):
                 else:
                     self._links.flush()
                 self._wake_main_if_due()
+            self._interrupts.send_due()
             self._do_chores()
             if not readable and timeout == _TRIM_AFTER_S and self._main_waits:
                 now = time.monotonic()
@@ -384,6 +418,11 @@ class Worker(Inside):
             elif isinstance(command, Log):
                 self._logs.append((command.level, command.text, *command.args))
                 self._poke_reader()
+            elif isinstance(command, Interrupt):
+                if command.force:
+                    # The lock is held: it cannot have been reported, and no other one been taken.
+                    os.kill(os.getpid(), signal.SIGKILL)
+                self._interrupts.ask(command.execution, command.children)
             elif isinstance(command, Orphaned):
                 self._flush()
                 os._exit(ORPHANED)

@@ -73,6 +73,12 @@ class Door:
     def cancel(self, task: int) -> list[Any]:
         return self.feed(CancelAsked(task))
 
+    def stop(
+        self, task: int, running: bool = True, force: bool = False, recursive: bool = False
+    ) -> list[Any]:
+        """`cancel(running=..., force=..., recursive=...)`."""
+        return self.feed(CancelAsked(task, running, force, recursive))
+
     def withdraw(self, task: int) -> list[Any]:
         """Whoever wanted it cancelled waits for the answer no more."""
         return self.feed(CancelWithdrawn(task))

@@ -51,8 +51,8 @@ MUTATIONS = [
     (
         "a task that only waited on a dead worker is charged",
         "submission.py",
-        "            if execution_id(task.id, task.attempt) != running:\n",
-        "            if not running:\n",
+        "            if execution_id(task.id, task.attempt) != running or",
+        "            if not running or",
     ),
     (
         "a task that killed its worker is not charged",
@@ -101,8 +101,8 @@ MUTATIONS = [
     ),
     (
         "a task is cancelled although `cancel` has given up",
-        "submission.py",
-        "        if task is not None and not self.cancelling_all:\n"
+        "cancelling.py",
+        "        if task is not None and not self._submission.cancelling_all:\n"
         "            task.cancel_asked = False",
         "",
     ),
