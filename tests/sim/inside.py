@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from owndist.core import messages as m
+from owndist.core.commands import Interrupt
 from owndist.core.ids import DRIVER, execution_id
 from owndist.core.machine import Machine
 from owndist.core.reports import Received, Returning, TaskEnded, WaitBegun, WaitEnded
 
 from .bodies import Handle, Steps, call
-from .peer import Peer
+from .peer import Ended, Peer
 from .trees import Plan
 
 if TYPE_CHECKING:
@@ -89,6 +90,18 @@ class Worker(Peer):
         if session.rng.random() < 0.5:
             self.flush()
         del view
+
+    def perform(self, command: object) -> None:
+        """A task takes no notice of an interrupt: that is the hard case."""
+        if not isinstance(command, Interrupt):
+            super().perform(command)
+            return
+        owner, task, attempt = command.execution
+        assert (owner, task) in self.session.cancelled, f"task {task} is hit by mistake"
+        if command.force:
+            assert self.running == (owner, execution_id(task, attempt)), "another one is killed"
+            self.alive = False
+            raise Ended
 
     def wait_for(self, handle: Handle, helps: bool) -> Steps:
         refs = (handle.ref,)

@@ -6,6 +6,7 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from owndist.core import messages as m
 from owndist.core.commands import (
     Abandon,
     CancelAnswered,
@@ -181,6 +182,8 @@ class Peer:
         self.machine.check()
         for command in commands:
             if isinstance(command, Send):
+                if command.message[0] == m.TASK:
+                    session.check_sent(self.number, command.message[1])
                 self.post(command.peer, command.message)
             elif isinstance(command, Complete):
                 self._outcome(command)
@@ -262,7 +265,11 @@ class Peer:
         if not isinstance(task, int) or handle.outcome is not None:
             return
         self.answers[task] = None
-        self.feed(CancelAsked(task))
+        running, force = self.session.how_to_cancel()
+        self.feed(CancelAsked(task, running, force))
+        assert self.answers[task] is not None or not (running or force), (
+            f"who stops task {task} has to wait"
+        )
         self.flush()
         if waits:
             yield lambda: self.answers[task] is not None

@@ -14,7 +14,7 @@ from collections import deque
 from typing import Any
 
 from owndist.core import messages as m
-from owndist.core.commands import Drained, Kill, LookAgain, Spawn, SweepDead, Unlink
+from owndist.core.commands import Drained, Kill, KillIfRunning, LookAgain, Spawn, SweepDead, Unlink
 from owndist.core.ids import DRIVER, Address
 from owndist.core.machine import Machine
 from owndist.core.reports import LookedAgain, Received, ShutdownAsked, WorkerEnded
@@ -48,6 +48,7 @@ class Session:
         self.starts: dict[tuple[int, int], int] = {}
         self.deaths: dict[tuple[int, int], int] = {}  # {(owner, task): deaths while it ran}
         self.cancelled: dict[tuple[int, int], None] = {}
+        self.stops: random.Random | None = None  # if tasks that run are stopped
         self.doubtful: dict[tuple[int, int], None] = {}  # `cancel` gave up on them
         self.workers: dict[int, Worker] = {}
         self.driver = Driver(self, program, Machine(DRIVER, max_workers, max_tasks))
@@ -171,9 +172,21 @@ class Session:
         name = (owner, task)
         count = self.starts[name] = self.starts.get(name, 0) + 1
         assert count <= 1 + plan.max_retries, f"task {name} runs for the {count}th time"
-        assert name not in self.cancelled, f"task {name} runs although it is cancelled"
+        # One that was stopped may have been on its way to a worker.
+        if self.stops is None:
+            assert name not in self.cancelled, f"task {name} runs although it is cancelled"
         assert not any(slot.doomed for slot in plan.slots), f"task {name} runs on failed arguments"
         return count
+
+    def how_to_cancel(self) -> tuple[bool, bool]:
+        """`running` and `force`."""
+        if self.stops is None:
+            return False, False
+        return self.stops.choice(((False, False), (True, False), (False, True), (True, True)))
+
+    def check_sent(self, owner: int, task: int) -> None:
+        """A task goes to a worker."""
+        assert (owner, task) not in self.cancelled, f"task {task} is sent although it is cancelled"
 
     def check_outcome(self, address: Address, status: int, value: Any, own: bool) -> None:
         """An object has its outcome, somewhere: is it the right one, or excused?"""
@@ -337,6 +350,11 @@ class Driver(Peer):
             worker = session.workers.get(command.worker)
             if worker is not None and worker.alive:
                 session.bury(worker)
+        elif isinstance(command, KillIfRunning):
+            worker = session.workers.get(command.worker)
+            if worker is not None and worker.alive:
+                if worker.running == (command.owner, command.execution):
+                    session.bury(worker)
         elif isinstance(command, Unlink):
             self.memory.unlink(command.segment)
         elif isinstance(command, SweepDead):
@@ -408,8 +426,12 @@ class Driver(Peer):
         self.feed(WorkerEnded(number, running, 1000 + number, exitcode, "", owner))
 
 
-def simulate(seed: int, record: bool = False) -> Session:
-    """Run one random program to its end; raises AssertionError where something is wrong."""
+def simulate(seed: int, record: bool = False, stops: bool = False) -> Session:
+    """Run one random program to its end; raises AssertionError where something is wrong.
+
+    Args:
+        stops: tasks that run are stopped, too.
+    """
     rng = random.Random(f"owners {seed}")
     author = Author(rng, most=rng.choice((3, 8, 20, 40)), depth=rng.choice((1, 2, 2, 3, 4)))
     session = Session(
@@ -417,6 +439,8 @@ def simulate(seed: int, record: bool = False) -> Session:
     )
     if record:
         session.told = []
+    if stops:
+        session.stops = random.Random(f"stops {seed}")
     session.deaths_left = rng.choice((0, 0, 1, 1, 2, 4, 8))
     session.sudden = rng.choice((0.0, 0.003, 0.02))
     session.full = rng.choice((0.0, 0.0, 0.3))

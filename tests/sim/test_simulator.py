@@ -77,6 +77,18 @@ def test_random_programs_of_many_owners_end_well(seed: int) -> None:
             raise AssertionError(f"session.simulate({number}) failed: {error}") from error
 
 
+def test_random_programs_in_which_tasks_are_stopped_end_well(seed: int) -> None:
+    """Laws 1, 14, 32, 41, 65, 66: a task that is stopped takes no notice, or is killed."""
+    rng = random.Random(seed)
+    until = time.monotonic() + _BUDGET_S
+    while time.monotonic() < until:
+        number = rng.getrandbits(32)
+        try:
+            session.simulate(number, stops=True)
+        except Exception as error:
+            raise AssertionError(f"session.simulate({number}, stops=True): {error}") from error
+
+
 def test_one_seed_gives_one_log_whatever_the_hash_seed() -> None:
     """The machine never iterates over a set: two interpreters give the same commands."""
     code = (
