@@ -74,19 +74,19 @@ def resolve_options(base: TaskOptions, changes: Mapping[str, Any]) -> TaskOption
     return base.changed(**checked)
 
 
-def check_amount(name: str, value: Any) -> None:
+def check_amount(name: str, value: Any, least: int = 1) -> None:
     """Check an argument that says how much of something there may be; None for any amount.
 
     Raises:
         TypeError: it is no number.
-        ValueError: it is less than 1.
+        ValueError: it is less than that.
     """
-    if value is None:
+    if value is None and least:
         return
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int or None, not {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be 1 or more, not {value}")
+        raise TypeError(f"{name} must be an int{' or None' * least}, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be {least} or more, not {value}")
 
 
 def _check_count(key: str, options: Mapping[str, Any], meaning: str) -> None:

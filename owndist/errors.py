@@ -83,7 +83,10 @@ class WorkerDied(OwndistError, BrokenProcessPool):
 
 
 class ObjectLost(OwndistError):
-    """A value is gone and cannot be made again."""
+    """A value is gone and cannot be made again; the text says why not."""
+
+    #: Inside owndist: the extent that could not be read, if that is all that is known.
+    extent: tuple[int, int, str, int, int] | None = None
 
 
 class OwnerDied(ObjectLost):

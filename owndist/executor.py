@@ -55,6 +55,9 @@ class OwnershipExecutor(ProcessPoolExecutor):
             nobody looks at move to files in the temporary directory; what finds no room goes there
             at once. By default nine tenths of `/dev/shm`, and at most half of the memory that the
             machine has or the control group allows.
+        lineage_bytes: how much memory each process that submits tasks may use to remember how its
+            values were made, so that lost ones can be computed again; beyond it the oldest are
+            forgotten. 0 for none.
         max_pending_tasks: while so many tasks have no outcome, `submit` waits. By default it never
             does. A callback's `submit` does not wait either, nor does any if no task could go on
             by itself.
@@ -82,6 +85,7 @@ class OwnershipExecutor(ProcessPoolExecutor):
         max_retries: int = 3,
         retry_exceptions: Iterable[type[BaseException]] = (),
         store_bytes: int | None = None,
+        lineage_bytes: int = 64 << 20,
         max_pending_tasks: int | None = None,
         max_pending_bytes: int | None = None,
     ) -> None:
@@ -115,6 +119,7 @@ class OwnershipExecutor(ProcessPoolExecutor):
                     "method; supply a different mp_context"
                 )
         check_amount("store_bytes", store_bytes)
+        check_amount("lineage_bytes", lineage_bytes, least=0)
         check_amount("max_pending_tasks", max_pending_tasks)
         check_amount("max_pending_bytes", max_pending_bytes)
         self._max_workers = max_workers
@@ -132,6 +137,7 @@ class OwnershipExecutor(ProcessPoolExecutor):
             store_bytes,
             max_pending_tasks,
             max_pending_bytes,
+            lineage_bytes,
             max_retries,
         )
         self._pid = os.getpid()
@@ -475,8 +481,10 @@ def _start_driver(max_workers: int, method: str, *arguments: Any) -> Driver:
     driver = _new_driver(max_workers, method, *arguments) if method == "fork" else None
     from .runtime.launch import launch
 
-    initializer, initargs, _, store_bytes, *_, max_retries = arguments
-    launched = launch(max_workers, method, initializer, initargs, store_bytes, max_retries)
+    initializer, initargs, _, store_bytes, *_, lineage_bytes, max_retries = arguments
+    launched = launch(
+        max_workers, method, initializer, initargs, store_bytes, lineage_bytes, max_retries
+    )
     try:
         driver = driver or _new_driver(max_workers, method, *arguments)
     except BaseException:

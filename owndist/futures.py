@@ -45,7 +45,7 @@ class Peer(Protocol):
     settled: SettledCondition
     number: int  # of the process
 
-    def load(self, value: Any, lender: int | None = None) -> Any: ...
+    def load(self, ref: ObjectId | Address, value: Any, lender: int | None = None) -> Any: ...
     def wait_for(self, future: Future[Any], timeout: float | None) -> None: ...
     def cancel(self, future: Future[Any], running: bool, force: bool, recursive: bool) -> bool: ...
     def is_running(self, object_id: ObjectId | Address) -> bool: ...
@@ -118,6 +118,7 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
             CancelledError: the task was cancelled, or one of its arguments was.
             TimeoutError: it is not done after `timeout` (`concurrent.futures.TimeoutError`).
             WorkerDied: its worker died, more often than it may be retried.
+            ObjectLost: the value's memory was removed, and it cannot be computed again.
             Exception: whatever the task raised, or failed to be unpickled with.
         """
         if self._state in (PENDING, RUNNING):
@@ -307,7 +308,7 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
             if not want_value and (self._stored or callable(value)):
                 return
             try:
-                loaded = value() if callable(value) else self._peer.load(value, self._lender)
+                loaded = value() if callable(value) else self._load(value)
             except Detached:
                 if self._outcome is not outcome:
                     self._resolve(want_value)  # told meanwhile, or resolved by another thread
@@ -326,6 +327,9 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
         else:
             self.__dict__.setdefault("_exception", exception_of(value, self._name))
         self._outcome = None
+
+    def _load(self, value: Any) -> Any:
+        return self._peer.load(self._object, value, self._lender)
 
     def _get_snapshot(self, *args: Any, **kwargs: Any) -> Any:
         """What asyncio looks at instead of `result()` from Python 3.15 on."""

@@ -15,7 +15,9 @@ class Statistics(NamedTuple):
         tasks_finished: tasks that returned a value.
         tasks_failed: tasks that raised, or could not be run.
         tasks_cancelled: tasks that were cancelled, or took a cancelled future.
-        tasks_retried: executions beyond the first of a task.
+        tasks_retried: executions of tasks that had failed: their workers had died, or they had
+            raised what `retry_exceptions` names.
+        tasks_recomputed: executions of tasks whose values had been lost.
         workers: worker processes now.
         workers_died: workers that ended without having been told to.
         bytes_sent: from this process to its workers, through their links.
@@ -34,6 +36,7 @@ class Statistics(NamedTuple):
     tasks_failed: int
     tasks_cancelled: int
     tasks_retried: int
+    tasks_recomputed: int
     workers: int
     workers_died: int
     bytes_sent: int

@@ -34,7 +34,7 @@ from .messages import (
     Message,
 )
 from .references import Entry, ReferenceTable
-from .values import FAILED, LOST, OWNER_DIED, PENDING, READY, Failure, Value
+from .values import FAILED, GONE, LOST, OWNER_DIED, PENDING, READY, Failure, Value
 
 # Tokens of a process begin here, times its number: a trillion each.
 _TOKENS = 1 << 40
@@ -224,13 +224,12 @@ class Borrowing:
         if asked:
             self._commands.append(Send(peer, (REGISTERED, asked, tuple(gone))))
 
-    def on_borrow(self, peer: ProcessNumber, message: Message, now: int) -> None:
-        """A borrower wants to hear the outcome."""
-        object_id = message[1]
+    def answer(self, peer: ProcessNumber, object_id: ObjectId) -> None:
+        """Tell a borrower the outcome, now or when it is there."""
         entry = self.references.entries.get(object_id)
         if entry is None:
             self._commands.append(Send(peer, (OUTCOME, object_id, FAILED, _LET_GO, ())))
-        elif entry.status == PENDING:
+        elif entry.status in (PENDING, GONE):
             if entry.subscribers is None:
                 entry.subscribers = []
             entry.subscribers.append(peer)

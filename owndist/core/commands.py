@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .ids import ExecutionKey, ExtentKey, ObjectId, ProcessNumber, Ref, TaskId
 from .messages import Message
 from .records import Record
@@ -73,17 +75,19 @@ class CancelAnswered(Record):
 class JudgeError(Record):
     """Say by `ErrorJudged` whether this error is among those that the task retries."""
 
-    __slots__ = ("task", "attempt", "error")
+    __slots__ = ("task", "attempt", "error", "types")
 
     def __init__(
         self,
         task: TaskId,
         attempt: int,
         error: bytes,
+        types: Any,  # what `Submitted` said
     ) -> None:
         self.task = task
         self.attempt = attempt
         self.error = error
+        self.types = types
 
 
 class Free(Record):
@@ -96,6 +100,18 @@ class Free(Record):
         serial: int,
     ) -> None:
         self.serial = serial
+
+
+class CheckSegment(Record):
+    """A segment that this process made was not found: if it is gone, write nothing more there."""
+
+    __slots__ = ("segment",)
+
+    def __init__(
+        self,
+        segment: str,
+    ) -> None:
+        self.segment = segment
 
 
 class Spill(Record):
@@ -263,6 +279,7 @@ Command = (
     | Delivered
     | CancelAnswered
     | JudgeError
+    | CheckSegment
     | Free
     | Spill
     | Moved

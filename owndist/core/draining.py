@@ -56,7 +56,7 @@ class Draining:
         machine = self._machine
         self._looking = False
         if machine.lessor.times_busy == self._busy_before and self._seems_over():
-            machine.drained = True
+            machine.drained = machine.recovery.over = True
             machine.lessor.retire_all()
             machine.commands.append(Drained())
 

@@ -42,6 +42,7 @@ from .landlords import LocalLandlord, RemoteLandlord
 from .leasing import OVERDUE_NS, Leases, Worker
 from .lessor import Lessor
 from .messages import Message
+from .recovery import Recovery
 from .references import Entry, ReferenceTable
 from .reports import (
     Aborted,
@@ -67,6 +68,7 @@ from .reports import (
     TaskEnded,
     TimerDue,
     Unmapped,
+    ValueLost,
     WaitBegun,
     WaitEnded,
     WorkerEnded,
@@ -116,6 +118,11 @@ class Machine:
         self.submission = Submission(
             number, self.references, self.borrowing, self.leases, landlord, self.commands
         )
+        self.recovery = Recovery(
+            number, self.references, self.borrowing, self.submission, self.commands
+        )
+        self.submission.recover = self.recovery.recover
+        self.submission.unread = self.recovery.on_unread
         self.inheritance = Inheritance(number, self.references, self.commands)
         self.spilling = Spilling(
             number, self.references, self.leases, self._is_reachable, self.commands
@@ -160,6 +167,8 @@ class Machine:
             demand.tell((), bool(submission.tasks), now)
         if self.borrowing.lost:
             self._fail_lost()
+        if self.broken is not None and submission.tasks:
+            fail_all(submission, self.broken, now)
         freed = self.references.take_freed()
         if freed:
             self.inheritance.free(freed)
@@ -235,6 +244,7 @@ class Machine:
             Submitted: self._on_submitted,
             Received: self._on_received,
             HandlesDropped: self._on_handles_dropped,
+            ValueLost: self.recovery.on_value_lost,
             HandleAdded: self._on_handle_added,
             Stored: self._on_stored,
             Promised: self._on_promised,
@@ -281,7 +291,9 @@ class Machine:
             m.STOP: self._on_stop,
             m.REGISTER: borrowing.on_register,
             m.REGISTERED: borrowing.on_registered,
-            m.BORROW: borrowing.on_borrow,
+            m.BORROW: self.recovery.on_borrow,
+            m.LOST_VALUE: self.recovery.on_lost,
+            m.CHECK: self.recovery.on_check,
             m.RELEASE: borrowing.on_release,
             m.CONFIRM: borrowing.on_confirm,
             m.OUTCOME: self._on_outcome,
@@ -308,15 +320,14 @@ class Machine:
 
     def _on_submitted(self, report: Submitted, now: int) -> None:
         self.submission.submit(report, self.execution.current())
-        if self.broken is not None:
-            fail_all(self.submission, self.broken, now)
 
     def _on_stored(self, report: Stored, now: int) -> None:
         entry = self.references.create(report.object)
+        entry.fate = "it was stored by put(), not computed by a task"
         self.submission.settle_entry(entry, READY, report.value, report.nested)
 
     def _on_promised(self, report: Promised, now: int) -> None:
-        self.references.create(report.object)
+        self.references.create(report.object).fate = "it came from a future of another executor"
 
     def _on_fulfilled(self, report: Fulfilled, now: int) -> None:
         entry = self.references.entries.get(report.object)
@@ -332,6 +343,7 @@ class Machine:
 
     def _on_handle_added(self, report: HandleAdded, now: int) -> None:
         self.borrowing.acquire(report.object, report.lender)
+        self.recovery.recover(report.object)
 
     def _on_handles_dropped(self, report: HandlesDropped, now: int) -> None:
         self.references.drop_handles(report.objects)

@@ -21,6 +21,7 @@ Owner to executor
     ABANDON   serials                   nor these, but some process may still map them
 
     SPILL     serial                    copy this extent of the receiver to disk
+    CHECK     segment                   it was not found: if it is gone, write nothing more there
     MOVED     serial, taken             taken: the copy stands for the value now, and the memory is
                                         free; else the copy is not needed
 
@@ -29,9 +30,9 @@ Owner to executor
 
 Executor to owner
     DONE      task, attempt, status, value, elapsed_ns, extras
-                  extras: None, or (pinned, given, entries): mappings that outlive the task, the
-                  objects whose futures are inside the value ((address, token), ...), and the
-                  namespace entries that its readers need
+                  status: also UNREAD, see `values`; extras: None, or (pinned, given, entries):
+                  mappings that outlive the task, the objects whose futures are inside the value
+                  ((address, token), ...), and the namespace entries that its readers need
     YIELD     task, attempt, index, status, value, extras
                   one of several values is there, before the DONE; extras: as there
     RECALLED  asked, given              the answer to RECALL
@@ -46,6 +47,7 @@ Borrower to owner (see `borrowing`)
     BORROW    object                    tell me its outcome
     RELEASE   ((object, token), ...)    these registrations are over
     WANT      object                    a task waits for it
+    LOST_VALUE  object, extent, segment   its value could not be read: tell me the outcome anew
 
 Owner to borrower
     REGISTERED  asked, lost             the answer to REGISTER: these objects are gone
@@ -98,3 +100,4 @@ CONNECT, LINK, SAY = range(36, 39)
 INTERRUPT, CONDEMN = 16, 39
 SPILL, MOVED, SPILLED, ABANDON = range(40, 44)
 YIELD, CREDIT = 50, 51
+CHECK, LOST_VALUE = 52, 53

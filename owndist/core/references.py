@@ -35,7 +35,21 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from .ids import Address, ExtentKey, ProcessNumber, Ref
-from .values import PENDING, READY, Extent, Failure, Value, extent_key, extent_of, is_file
+from .lineage import Lineage
+from .values import (
+    CANCELLED,
+    FAILED,
+    GONE,
+    PENDING,
+    READY,
+    Extent,
+    Failure,
+    Value,
+    extent_key,
+    extent_of,
+    inline_size,
+    is_file,
+)
 
 if TYPE_CHECKING:
     from .task import Task
@@ -55,8 +69,10 @@ class Entry:
         "contained",
         "dependents",
         "entries",
+        "fate",
         "handles",
         "id",
+        "lineage",
         "nested",
         "status",
         "subscribers",
@@ -75,6 +91,10 @@ class Entry:
         self.arguments = 0
         # Live objects whose value has a future for this one inside.
         self.contained = 0
+        # Retained tasks that take it, once for each; see `lineage`. They may run again.
+        self.lineage = 0
+        # Why it cannot be computed again, once that is so.
+        self.fate = ""
         # {(process, token): who registered it}: handles elsewhere. Added by REGISTER or with a
         # task's result, taken away by RELEASE of the same token, or by the death of the process.
         self.borrowers: dict[tuple[ProcessNumber, int], ProcessNumber] | None = None
@@ -127,6 +147,7 @@ class ReferenceTable:
 
     def __init__(self) -> None:
         self.entries: dict[Ref, Entry] = {}
+        self.lineage = Lineage(self)
         self.extents: dict[ExtentKey, ExtentRecord] = {}
         # Of own objects, those in shared memory that could be moved to disk, the longest unused
         # first; and what all take up, in memory and on disk.
@@ -155,6 +176,8 @@ class ReferenceTable:
         entry.value = value
         if type(value) is tuple:
             self.hold(value, entry.id if isinstance(entry.id, Address) else None)
+        if entry.lineage and status == READY:
+            self.lineage.used_bytes += inline_size(value)  # type: ignore[arg-type]
         for inner in nested:
             # An inner object that is gone was dropped by a process that no longer exists; the
             # value's reader will be told.
@@ -273,8 +296,15 @@ class ReferenceTable:
             gone = todo.pop()
             if gone.needed() or self.entries.get(gone.id) is not gone:
                 continue
-            del self.entries[gone.id]
-            tokens = gone.tokens
+            tokens: tuple[int, ...] = ()
+            if gone.lineage:
+                if gone.status != READY or gone.id not in self.lineage.tasks:
+                    continue  # its value is gone already, or could not be made again
+                gone.status = GONE
+            else:
+                del self.entries[gone.id]
+                tokens = gone.tokens
+                todo.extend(self.lineage.forget(gone.id))
             if type(gone.value) is tuple:
                 extent = extent_of(gone.value)
                 if extent is not None:
@@ -286,11 +316,40 @@ class ReferenceTable:
             if tokens:
                 address: Address = gone.id  # type: ignore[assignment]
                 self.releases += [(address, token) for token in tokens]
-            for inner in gone.nested:
-                found = self.entries.get(inner)
-                if found is not None:
-                    found.contained -= 1
-                    todo.append(found)
+            gone.value = None
+            todo.extend(self._uncount_nested(gone))
+
+    def _uncount_nested(self, entry: Entry) -> list[Entry]:
+        """Its value is not there any more. Returns what may be released with that."""
+        nested, entry.nested = entry.nested, ()
+        released = []
+        for inner in nested:
+            found = self.entries.get(inner)
+            if found is not None:
+                found.contained -= 1
+                released.append(found)
+        return released
+
+    # -- losses
+
+    def lose(self, record: ExtentRecord) -> list[Entry]:
+        """The memory of an extent is gone. Returns the entries whose value it was."""
+        key = extent_key(record.extent)
+        lost = []
+        for entry in self.entries.values():
+            extent = extent_of(entry.value)
+            if entry.status == READY and extent is not None and extent_key(extent) == key:
+                lost.append(entry)
+        for entry in lost:
+            entry.value = None
+            entry.status = GONE if type(entry.id) is int else PENDING
+            record.holders -= 1
+            for inner in self._uncount_nested(entry):
+                self.release_if_unneeded(inner)
+        self._release_extent(record)
+        for entry in lost:
+            self.release_if_unneeded(entry)
+        return [entry for entry in lost if self.entries.get(entry.id) is entry]
 
     # -- extents
 
@@ -415,7 +474,13 @@ class ReferenceTable:
         contained: dict[Ref, int] = {}
         holders: dict[ExtentKey, int] = {}
         for entry in self.entries.values():
-            assert entry.needed(), f"object {entry.id} is kept by nothing"
+            kept_value = entry.status == READY and entry.id not in self.lineage.tasks
+            borrowed = type(entry.id) is not int
+            assert entry.needed() or (
+                entry.lineage
+                and (entry.status in (GONE, FAILED, CANCELLED) or kept_value or borrowed)
+            ), f"object {entry.id} is kept by nothing"
+            assert not borrowed or entry.status != GONE, f"borrowed object {entry.id} is gone"
             assert entry.handles >= 0, f"object {entry.id} has {entry.handles} handles"
             assert entry.arguments >= 0, f"object {entry.id}: {entry.arguments} arguments"
             assert entry.status == PENDING or not entry.dependents, (
@@ -432,6 +497,7 @@ class ReferenceTable:
             assert entry.contained == contained.get(entry.id, 0), (
                 f"object {entry.id} counts {entry.contained} containers"
             )
+        self.lineage.check()
         for key, count in holders.items():
             record = self.extents.get(key)
             assert record is not None and record.holders >= count, f"extent {key} has no record"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .ids import DRIVER, ExecutionKey, ExtentKey, ObjectId, ProcessNumber, Ref, TaskId
 from .messages import Message
 from .records import Record
@@ -35,7 +37,7 @@ class Submitted(Record):
         nested: tuple[Ref, ...],  # futures among the arguments that stay futures
         name: str,
         max_retries: int,
-        judged: bool,  # errors are to be judged (retry_exceptions) before they count
+        judged: Any,  # if true: by this (retry_exceptions) errors are judged before they count
         returns: int = 1,  # how many values; or `returns.STREAM`
         buffer: int = 0,  # of a stream: so many values may be there that nobody has taken
     ) -> None:
@@ -94,6 +96,22 @@ class Fulfilled(Record):
         self.object = object
         self.status = status
         self.value = value
+
+
+class ValueLost(Record):
+    """The value of an object could not be read: its memory is gone."""
+
+    __slots__ = ("object", "extent", "segment")
+
+    def __init__(
+        self,
+        object: Ref,
+        extent: ExtentKey,
+        segment: str,
+    ) -> None:
+        self.object = object
+        self.extent = extent
+        self.segment = segment
 
 
 class HandleAdded(Record):

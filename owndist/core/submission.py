@@ -11,19 +11,33 @@ another one is stale and changes nothing. Purity does not save one from late rep
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from . import returns as several
 from .borrowing import Borrowing
 from .commands import CancelAnswered, Command, Complete, JudgeError, Log, Send
 from .demand import Demand, Landlord
-from .ids import ExecutionKey, ObjectId, ProcessNumber, Ref, TaskId, execution_id
+from .ids import ExecutionKey, ExtentKey, ObjectId, ProcessNumber, Ref, TaskId, execution_id
+from .inputs import await_inputs
 from .leasing import AHEAD_NS, OVERDUE_NS, Leases, Worker
 from .messages import OUTCOME, RECALL, TASK, WANT
 from .references import Entry, ReferenceTable
 from .reports import Submitted
 from .task import T_JUDGING, T_OVER, T_READY, T_SENT, T_STOPPING, T_WAITING, Task
-from .values import CANCELLED, DIED, ERROR, FAILED, LOST, PENDING, READY, Failure, Value
+from .values import (
+    CANCELLED,
+    DIED,
+    ERROR,
+    FAILED,
+    GONE,
+    LOST,
+    PENDING,
+    READY,
+    UNREAD,
+    Failure,
+    Value,
+)
 
 # What a task costs a worker besides the user's function: reading, unpickling, replying. It bounds
 # how many no-op tasks are sent ahead.
@@ -60,6 +74,9 @@ class Submission:
         self.cancelling_all = False  # what has not started is not to start any more
         self.sent_ahead = False  # something may wait behind a task on a worker
         self.demand = Demand(landlord)
+        # Set by the machine; see `recovery`.
+        self.recover: Callable[[Ref], None]
+        self.unread: Callable[[Task, str, ExtentKey], None]
         self._commands = commands
 
     # -- coming in
@@ -81,23 +98,10 @@ class Submission:
             for object_id in task.nested:
                 entries[object_id].arguments += 1
         if task.slots:
-            bad = None
             for object_id in task.slots:
-                entry = entries[object_id]
-                entry.arguments += 1
-                if entry.status == PENDING:
-                    task.waiting += 1
-                    if entry.dependents is None:
-                        entry.dependents = []
-                    entry.dependents.append(task)
-                elif entry.status != READY and bad is None:
-                    bad = entry
-            if bad is not None:
-                self.failed += bad.status == FAILED
-                self.settle(task, bad.status, bad.value)
-                return
-            if task.waiting:
-                task.state = T_WAITING
+                entries[object_id].arguments += 1
+            await_inputs(self, task)
+            if task.state != T_READY:
                 return
         self.ready.append(task)
 
@@ -216,13 +220,14 @@ class Submission:
                     self._commands.append(CancelAnswered(task_id, False))
                 continue
             self.leases.relieve(worker, task)
-            self._requeue(task)
+            self.requeue(task)
         if not worker.queue:
             # With a task that has started it stays passed over: what has just come back must
             # not go there again while somebody else could run it.
             self.settle_down(worker, now)
 
-    def _requeue(self, task: Task) -> None:
+    def requeue(self, task: Task) -> None:
+        """No worker has the task any more, and it has no outcome."""
         if task.state == T_STOPPING:
             self.let_go(task)
             return
@@ -231,10 +236,14 @@ class Submission:
             if task.cancel_asked:
                 self._commands.append(CancelAnswered(task.id, True))
             self.settle(task, CANCELLED, None)
-        else:
-            task.state = T_READY
-            self.demand.wanted |= task.wanted
-            self.ready.appendleft(task)
+            return
+        if task.slots:
+            await_inputs(self, task)  # a value may have been lost meanwhile
+            if task.state != T_READY:
+                return
+        task.state = T_READY
+        self.demand.wanted |= task.wanted
+        self.ready.appendleft(task)
 
     def settle_down(self, worker: Worker, now: int) -> None:
         """After changes to a worker's queue."""
@@ -289,6 +298,11 @@ class Submission:
         del worker.queue[task_id]
         worker.load_ns -= task.cost_ns
         worker.progress_at = now
+        if status == UNREAD and task.state == T_SENT:
+            self.settle_down(worker, now)
+            self.borrowing.take_extras(worker.number, extras)
+            self.unread(task, *value)
+            return
         if task.state == T_SENT:
             _learn(self.estimates, task.function, elapsed_ns)
         if worker.queue and worker.open:
@@ -322,7 +336,7 @@ class Submission:
             task.state = T_JUDGING
             task.worker = None
             task.failure = value
-            self._commands.append(JudgeError(task_id, attempt, value[1]))
+            self._commands.append(JudgeError(task_id, attempt, value[1], task.judged))
         else:
             self.failed += 1
             self.settle(task, FAILED, value)
@@ -336,7 +350,7 @@ class Submission:
             task.charged += 1
             task.failure = None
             self.retried += not task.cancel_asked
-            self._requeue(task)
+            self.requeue(task)
         else:
             if task.cancel_asked:
                 self._commands.append(CancelAnswered(task_id, False))
@@ -353,7 +367,7 @@ class Submission:
         """
         for task in reversed(list(worker.queue.values())):
             if execution_id(task.id, task.attempt) != running or task.state == T_STOPPING:
-                self._requeue(task)
+                self.requeue(task)
                 continue
             task.charged += 1
             if task.charged <= task.max_retries:
@@ -362,7 +376,7 @@ class Submission:
                     text = "worker %s (pid %s) ended (%s) while it ran task %r; running it again"
                     details = (worker.number, pid, exitcode, task.name)
                     self._commands.append(Log(_WARNING, text, details))
-                self._requeue(task)
+                self.requeue(task)
             else:
                 if task.cancel_asked:
                     self._commands.append(CancelAnswered(task.id, False))
@@ -389,7 +403,9 @@ class Submission:
                 # It stays among `dependents`, to be passed over: taking it out is a walk for each.
                 self.failed += status == FAILED
             dependents = self.conclude(task, status, value, nested)
-            self.let_go(task)
+            # What lies inline is lost only with this process; see `lineage`.
+            stored = status == READY and type(value) is tuple and type(value[0]) is tuple
+            self.let_go(task, stored)
             if dependents and status != READY:
                 todo.extend(dependents)
                 nested = ()
@@ -409,20 +425,25 @@ class Submission:
             dependents = dependents + several.settle_rest(self, task, status, value)
         return dependents
 
-    def let_go(self, task: Task) -> None:
-        """The task is over: it needs its arguments no more."""
+    def let_go(self, task: Task, retain: bool = False) -> None:
+        """The task is over: it needs its arguments no more, unless it may have to run again."""
         task.state = T_OVER
         del self.tasks[task.id]
         if task.returns is not None:
             several.forget(self, task)
         references = self.references
-        if type(task.args) is tuple:
-            references.drop(task.args)
-        task.args = b""
+        retained = retain and references.lineage.retain(task)
+        if not retained:
+            if type(task.args) is tuple:
+                references.drop(task.args)
+            task.args = b""
         for object_id in task.slots:
             references.drop_argument(object_id)
         for object_id in task.nested:
             references.drop_argument(object_id)
+        if retained:
+            references.release_unneeded((task.id,))  # perhaps only others' lineage keeps it
+            references.lineage.evict()
 
     def settle_entry(
         self,
@@ -483,8 +504,10 @@ def _check(submission: Submission) -> None:
         if task.state != T_STOPPING:
             assert entry is not None and entry.status == PENDING, f"task {task.id}: no entry"
         pending = [s for s in task.slots if entries[s].status == PENDING]
-        assert task.waiting == len(pending), f"task {task.id} waits for {task.waiting}"
-        assert (task.state == T_WAITING) == bool(pending), f"task {task.id}: {task.state}"
+        if task.state in (T_WAITING, T_READY):
+            assert task.waiting == len(pending), f"task {task.id} waits for {task.waiting}"
+            assert (task.state == T_WAITING) == bool(pending), f"task {task.id}: {task.state}"
+            assert all(entries[s].status != GONE for s in task.slots), f"task {task.id} waits"
         for slot in task.slots + task.nested:
             arguments[slot] = arguments.get(slot, 0) + 1
         if task.state in (T_SENT, T_STOPPING):

@@ -26,7 +26,12 @@ Value = bytes | tuple[Any, ...]
 Failure = tuple[str, Any, str]
 
 # Status of an object.
-PENDING, READY, FAILED, CANCELLED = range(4)
+# GONE: it was READY, and its value is not there any more: nobody needed it, or its memory was lost.
+PENDING, READY, FAILED, CANCELLED, GONE = range(5)
+
+# In the place of a status, in DONE: the task did not start, because the memory of an argument is
+# gone; the value says which: (segment, (number, serial)).
+UNREAD = 5
 
 # Kinds of failure. The detail of each:
 ERROR = "error"  # bytes: the pickled exception of the task

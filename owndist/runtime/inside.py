@@ -46,6 +46,7 @@ class Inside(Waiting):
 
     def __init__(self, number: int, link_fd: int, record_fd: int, setup: WorkerSetup) -> None:
         super().__init__(number, Machine(number))
+        self.machine.references.lineage.limit_bytes = setup.lineage_bytes
         self.pid = os.getpid()
         self._setup = setup
         self.credit = threading.Condition(self._lock)  # for the running task, if it is a stream's
@@ -167,10 +168,10 @@ class Inside(Waiting):
         # Inline buffers are copied, so that what is made of them can be written to.
         return self._load(value[0], [bytearray(part) for part in value[1]], lender)
 
-    def load(self, value: Any, lender: int | None = None) -> Any:
+    def load(self, ref: Ref, value: Any, lender: int | None = None) -> Any:
         """The object that a future's value stands for."""
         self._bindings.apply_due()
-        return super().load(value, lender)
+        return super().load(ref, value, lender)
 
     def store_result(self, head: bytes, buffers: list[Any], size: int) -> Any:
         """A result's parts as a value: inline if small, else in shared memory."""
@@ -205,6 +206,7 @@ class Inside(Waiting):
                 "tasks_failed": submission.failed,
                 "tasks_cancelled": submission.cancelled,
                 "tasks_retried": submission.retried,
+                "tasks_recomputed": self.machine.recovery.recomputed,
                 "workers": len(self.machine.leases.workers),
                 "workers_died": 0,
                 "bytes_sent": sent,

@@ -54,6 +54,7 @@ def launch(
     initializer: Callable[..., object] | None,
     initargs: tuple[Any, ...],
     store_bytes: int | None,
+    lineage_bytes: int,
     max_retries: int,
 ) -> Launched:
     """Start a template process.
@@ -63,6 +64,7 @@ def launch(
         method: "fork", "forkserver" or "spawn".
         initializer, initargs: run in every worker before its first task.
         store_bytes: the limit of shared memory; None to choose one.
+        lineage_bytes: the limit of lineage, in workers whose tasks submit tasks.
         max_retries: of tasks that tasks submit, unless they say otherwise.
 
     Raises:
@@ -101,6 +103,7 @@ def launch(
             payload=payload,
             method=method,
             max_workers=max_workers,
+            lineage_bytes=lineage_bytes,
             max_retries=max_retries,
         )
         if inherits:

@@ -25,18 +25,22 @@ from ..core.reports import (
     Promised,
     Stored,
     Submitted,
+    ValueLost,
 )
 from ..core.values import (
     CANCELLED,
     ERROR,
     FAILED,
+    GONE,
     INLINE_LIMIT,
     PENDING,
     READY,
+    Extent,
     extent_key,
     extent_of,
 )
 from ..futures import Detached, Future
+from ..wire.failures import exception_of
 from ..wire.pickling import Encoded, here, loads
 from ..wire.stateless import is_stateless
 from .arguments import Slots, call_carried
@@ -109,7 +113,6 @@ class Owner(Process):
             here.submitter = outer
         if encoded.entries:
             entries = (*entries, *encoded.entries)
-        judged = bool(options.retry_exceptions)
         foreign: list[tuple[int, AnyFuture[Any]]] = []
         with self._lock:
             if self.machine.closing:
@@ -129,8 +132,6 @@ class Owner(Process):
                 self._pending[task] = future
                 if self._gate is not None:
                     self._gate.add(task, encoded.size)
-                if judged:
-                    self._retry_types[task] = options.retry_exceptions
                 report = Submitted(
                     task,
                     key,
@@ -140,7 +141,7 @@ class Owner(Process):
                     nested,
                     name,
                     options.max_retries,
-                    judged,
+                    options.retry_exceptions,
                 )
                 if options.num_returns != 1:
                     future = self.streams.several(future, report, options)
@@ -157,7 +158,8 @@ class Owner(Process):
         """Lock held. A loop that submits ever new closures must not fill the memory."""
         submission = self.machine.submission
         in_use: set[int] = set()
-        for task in submission.tasks.values():
+        retained = self.machine.references.lineage.tasks
+        for task in (*submission.tasks.values(), *retained.values()):
             in_use.add(task.function)
             in_use.update(task.entries)
         for entry in self.machine.references.entries.values():
@@ -292,30 +294,80 @@ class Owner(Process):
             )
         return future._object
 
-    def load(self, value: Any, lender: int | None = None) -> Any:
-        """The object that a future's value stands for.
+    def load(self, ref: Ref, value: Any, lender: int | None = None) -> Any:
+        """The object that a future's value stands for; if it was lost, it is computed again.
 
         Args:
+            ref: the object that the future is for.
             lender: the process that the value came from.
         """
-        if type(value) is bytes:
-            return self._load(value, (), lender)
-        extent = extent_of(value)
-        if extent is None:
-            # Copied, so that what is made of the buffers can be written to.
-            return self._load(value[0], [bytearray(part) for part in value[1]], lender)
-        with self._lock:
-            if self._is_over():
-                raise Detached
-            value = self.machine.references.current(value)  # it may have been moved to disk
-            mapping, head, views = self._store.read(value)
-            with self._change:
-                self._feed(Mapped(extent_key(extent)))
-            self._bytes_mapped += extent[4]
+        while True:
+            if type(value) is bytes:
+                return self._load(value, (), lender)
+            extent = extent_of(value)
+            if extent is None:
+                # Copied, so that what is made of the buffers can be written to.
+                return self._load(value[0], [bytearray(part) for part in value[1]], lender)
+            with self._lock:
+                if self._is_over():
+                    raise Detached
+                references = self.machine.references
+                entry = references.entries.get(ref)
+                if entry is not None and entry.status == READY:
+                    value = entry.value  # it may have been computed again
+                    extent = extent_of(value)
+                    if extent is None:
+                        continue
+                value = references.current(value)  # it may have been moved to disk
+                try:
+                    mapping, head, views = self._store.read(value)
+                except Exception as error:
+                    lost = _lost_extent(error)
+                else:
+                    with self._change:
+                        self._feed(Mapped(extent_key(extent)))
+                    self._bytes_mapped += extent[4]
+                    break
+            value = self._make_again(ref, lost)
         try:
             return self._load(head, views, lender)
         finally:
             del mapping, head, views
+
+    def _make_again(self, ref: Ref, lost: Extent) -> Any:
+        """The new value of an object whose value could not be read.
+
+        Raises:
+            ObjectLost: there is none. Or what the task has raised this time.
+        """
+        with self._lock:
+            if self._is_over():
+                raise Detached
+            with self._change:
+                future = self._recovering.get(ref)
+                if future is None:
+                    # Somebody to wait for it: the object's own future is done already.
+                    future = Future(self, ref, "a lost value")
+                    self._recovering[ref] = future
+                    self._feed(HandleAdded(ref))
+                self._feed(ValueLost(ref, extent_key(lost), lost[2]))
+                self._flush()
+                entry = self.machine.references.entries[ref]
+                if entry.status != PENDING:
+                    self._recovering.pop(ref, None)
+        if entry.status == PENDING:
+            self.wait_for(future, None)
+        with self._lock:
+            if self._is_over():
+                raise Detached
+            status, value = entry.status, entry.value
+        if status == READY:
+            return value
+        if status == PENDING or status == GONE:
+            return self._make_again(ref, lost)
+        if status == CANCELLED:
+            raise CancelledError
+        raise exception_of(value)  # type: ignore[arg-type]
 
     def _load(self, head: Any, buffers: Any, lender: int | None) -> Any:
         """Load a value; its futures are known to their owners before anybody sees them."""
@@ -349,6 +401,8 @@ class Owner(Process):
             self._flush()
             entry = self.machine.references.entries[ref]
             status, value = entry.status, entry.value
+            if own and status == PENDING:
+                self._pending[ref] = future  # its value was lost, and is computed again
             if extent_of(value) is not None:
                 self._stored[ref] = future
         if status != PENDING:
@@ -358,7 +412,6 @@ class Owner(Process):
     def _outcome(self, ref: Ref, status: int, value: Any) -> None:
         """Lock held. An object has its outcome; its future is completed later."""
         if type(ref) is int:
-            self._retry_types.pop(ref, None)
             if self._gate is not None:
                 self._gate.remove(ref)
             future = self._pending.pop(ref, None)
@@ -368,6 +421,9 @@ class Owner(Process):
             if status == READY and type(value) is tuple and extent_of(value) is not None:
                 self._stored[ref] = future
             self._completions.append((future, status, value))
+        again = self._recovering.pop(ref, None) if self._recovering else None
+        if again is not None:
+            self._completions.append((again, status, value))
 
     # -- cancelling
 
@@ -429,3 +485,12 @@ class Owner(Process):
                         self._feed(CancelAsked(future._object))
                 self._flush()
         self._wake()
+
+
+def _lost_extent(error: Exception) -> Extent:
+    """What could not be read; raises the error if it is another one."""
+    from ..errors import ObjectLost
+
+    if not isinstance(error, ObjectLost) or error.extent is None:
+        raise error
+    return error.extent

@@ -53,7 +53,8 @@ class Process(ABC):
         self._stored: weakref.WeakValueDictionary[Ref, Future[Any]] = (
             weakref.WeakValueDictionary()
         )  # futures with values in shared memory
-        self._retry_types: dict[Ref, tuple[type[BaseException], ...]] = {}
+        # {object whose value was lost: a future for it that is to come}
+        self._recovering: dict[Ref, Future[Any]] = {}
         # What is to be done without the lock; appended to by anyone.
         self._completions: deque[tuple[Future[Any], int, Any]] = deque()
         self._dropped: deque[Ref] = deque()

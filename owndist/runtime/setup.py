@@ -50,6 +50,7 @@ class WorkerSetup(Record):
         "payload",
         "method",
         "max_workers",
+        "lineage_bytes",
         "max_retries",
     )
 
@@ -65,7 +66,8 @@ class WorkerSetup(Record):
         initargs: tuple[Any, ...],
         payload: InitPayload | None,  # stands for the two before it where nothing is inherited
         method: str,  # "fork", "forkserver" or "spawn"
-        max_workers: int,  # of the executor, for tasks that submit tasks; so is max_retries
+        max_workers: int,  # of the executor, for tasks that submit tasks; so are the next two
+        lineage_bytes: int,
         max_retries: int,
     ) -> None:
         self.session = session
@@ -79,6 +81,7 @@ class WorkerSetup(Record):
         self.payload = payload
         self.method = method
         self.max_workers = max_workers
+        self.lineage_bytes = lineage_bytes
         self.max_retries = max_retries
 
 

@@ -26,6 +26,7 @@ from typing import Any
 from ..core.commands import (
     Abandon,
     CancelAnswered,
+    CheckSegment,
     Command,
     Complete,
     Delivered,
@@ -97,6 +98,7 @@ class Shell(Owner):
         max_tasks_per_child: after so many tasks a worker is replaced.
         store_bytes: how much shared memory all values may take; None to choose.
         max_pending_tasks, max_pending_bytes: beyond them `submit` waits; None for any amount.
+        lineage_bytes: the limit of what is kept to compute lost values again.
         max_retries: of tasks that tasks submit.
     """
 
@@ -110,6 +112,7 @@ class Shell(Owner):
         store_bytes: int | None,
         max_pending_tasks: int | None,
         max_pending_bytes: int | None,
+        lineage_bytes: int,
         max_retries: int,
     ) -> None:
         super().__init__(DRIVER, Machine(DRIVER, max_workers, max_tasks_per_child))
@@ -123,6 +126,7 @@ class Shell(Owner):
         self._initargs = initargs
         self._store_bytes = store_bytes
         self._max_retries = max_retries
+        self.machine.references.lineage.limit_bytes = lineage_bytes
         if max_pending_tasks is not None or max_pending_bytes is not None:
             self._gate = Gate(self._lock, self.machine, max_pending_tasks, max_pending_bytes)
         self._started = False  # there are the `Parts`
@@ -175,6 +179,7 @@ class Shell(Owner):
                     self._initializer,
                     self._initargs,
                     self._store_bytes,
+                    self.machine.references.lineage.limit_bytes,
                     self._max_retries,
                 )
             self.machine.spilling.set_limit(launched.store_bytes)
@@ -228,6 +233,8 @@ class Shell(Owner):
             self._spiller.order(command)
         elif isinstance(command, Moved):
             self._store.choose(command.serial, command.taken)
+        elif isinstance(command, CheckSegment):
+            self._store.check_segment(command.segment)
         elif isinstance(command, SweepDead):
             self._pool.sweep(command.worker, command.keep)
         elif isinstance(command, Kill):
@@ -360,8 +367,7 @@ class Shell(Owner):
                 self._remark_at = None
 
     def _judge(self, command: JudgeError) -> None:
-        types = self._retry_types.get(command.task, ())
-        retry = isinstance(exception_of((ERROR, command.error, "")), types)
+        retry = isinstance(exception_of((ERROR, command.error, "")), command.types)
         with self._lock:
             self._feed(ErrorJudged(command.task, command.attempt, retry))
             self._pool.flush()
@@ -486,6 +492,7 @@ class Shell(Owner):
                 "tasks_failed": submission.failed,
                 "tasks_cancelled": submission.cancelled,
                 "tasks_retried": submission.retried,
+                "tasks_recomputed": self.machine.recovery.recomputed,
                 "workers": workers,
                 "workers_died": self.machine.workers_died,
                 "bytes_sent": sent,

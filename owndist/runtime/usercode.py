@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pickle import PicklingError
 from typing import TYPE_CHECKING, Any
 
-from ..core.values import CANCELLED, ERROR, FAILED, READY
+from ..core.values import CANCELLED, ERROR, FAILED, READY, UNREAD, extent_key
 from ..wire.functions import Decoder
 from ..wire.outcomes import dump_error, dump_result
 from ..wire.pickling import Encoded, loads
@@ -57,6 +57,11 @@ def call_task(
                 with filling_slots(lambda slot: worker.load_argument(slot, owner), slots):
                     positional, keywords = worker.load_argument(args, owner)
         except BaseException as error:
+            from ..errors import ObjectLost
+
+            extent = error.extent if isinstance(error, ObjectLost) else None
+            if extent is not None:
+                return UNREAD, (extent[2], extent_key(extent)), [], (), []
             raise _cannot_load("arguments", name, error) from error
         del args, slots
         result = call_user(function, *positional, **keywords)

@@ -26,6 +26,7 @@ from ..core import messages as m
 from ..core.commands import (
     Abandon,
     CancelAnswered,
+    CheckSegment,
     Complete,
     Free,
     Interrupt,
@@ -164,6 +165,7 @@ class Worker(Inside):
                 if item is not None and item[1][0] == m.ENTRY:
                     self._bindings.due(*item)
                 elif item is None:
+                    self._forget_dropped()  # it may be all that keeps this process
                     self._flush()
                     if machine.may_leave():
                         break
@@ -413,6 +415,8 @@ class Worker(Inside):
                     ticket.answer(command.cancelled)
             elif isinstance(command, JudgeError):
                 self._judgements.append(command)
+            elif isinstance(command, CheckSegment):
+                self._store.check_segment(command.segment)
             elif isinstance(command, Abandon):
                 self._store.abandon(command.serial)
             elif isinstance(command, Log):
@@ -476,8 +480,7 @@ class Worker(Inside):
                 command = self._judgements.pop()
             except IndexError:
                 break  # the other thread was faster
-            types = self._retry_types.get(command.task, ())
-            retry = isinstance(exception_of((ERROR, command.error, "")), types)
+            retry = isinstance(exception_of((ERROR, command.error, "")), command.types)
             with self._lock:
                 self._feed(ErrorJudged(command.task, command.attempt, retry))
                 self._flush()

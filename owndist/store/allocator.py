@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 from owndist.store.arena import Arena
 from owndist.store.ledger import Ledger
-from owndist.store.segments import GRANULE, SHM_DIRECTORY, Segment, segment_name
+from owndist.store.segments import GRANULE, SHM_DIRECTORY, Segment, open_segment, segment_name
 
 #: Arena segments double in size from the first to the second of these, in bytes. They get their
 #: pages only as these are needed, so a large one costs nothing while it is empty.
@@ -113,6 +113,8 @@ class Allocator:
         """
         try:
             return self._find(size)
+        except FileNotFoundError:
+            self.check_all()
         except OSError:
             if not self.shed(0):
                 raise
@@ -153,7 +155,7 @@ class Allocator:
             self._live_bytes -= place.held_bytes
             if place.arena is not None:
                 place.arena.release(place.offset)
-            elif keep:
+            elif keep and segment.name in self._segments:  # else somebody has removed it
                 self._cache.append(segment)
         if place.arena is None and not keep:
             self._unlink(segment)
@@ -177,6 +179,36 @@ class Allocator:
         if place.arena is None:
             self._unlink(place.segment)
 
+    def check_all(self) -> None:
+        """Uses no segment any more that somebody has removed."""
+        with self._lock:
+            names = list(self._segments)
+        for name in names:
+            self.check_segment(name)
+
+    def check_segment(self, name: str) -> None:
+        """Uses a segment no more if it cannot be opened by its name."""
+        try:
+            fd = open_segment(name, os.O_RDONLY)
+        except OSError:
+            pass  # it is gone: that is what is asked
+        else:
+            short = os.fstat(fd).st_size
+            os.close(fd)
+            with self._lock:
+                known = self._segments.get(name)
+                if known is None or short >= known.size:
+                    return
+        with self._lock:
+            segment = self._segments.pop(name, None)
+            if segment is None:
+                return
+            self._arenas = [pair for pair in self._arenas if pair[0] is not segment]
+            self._cache = [kept for kept in self._cache if kept is not segment]
+        segment.unlink()  # it may be there, and too short
+        if not segment.in_file:
+            self._give(segment.reserved)
+
     def shed(self, keep_bytes: int) -> int:
         """Brings the memory kept free down to `keep_bytes`, and returns what was given back.
 
@@ -195,7 +227,10 @@ class Allocator:
                 if given_back >= excess:
                     break
                 enough = round_up(max(segment.reserved - (excess - given_back), 0), GRANULE)
-                shrunk = segment.shrink(max(arena.tail, enough))
+                try:
+                    shrunk = segment.shrink(max(arena.tail, enough))
+                except FileNotFoundError:
+                    continue  # somebody has removed it
                 given_back += shrunk
                 self._give(shrunk)
         for segment in doomed:

@@ -316,6 +316,11 @@ class Store:
         self._give_up_copy(extent_serial)
         self._tell_of_room()
 
+    def check_segment(self, name: str) -> None:
+        """Somebody did not find a segment of this process: if it is gone, it is used no more."""
+        if os.getpid() == self._pid and self._made_allocator is not None:
+            self._made_allocator.check_segment(name)
+
     def read(self, stored: Stored) -> tuple[Mapping, bytes | memoryview, list[memoryview]]:
         """Maps a value of any process of this host.
 
@@ -433,7 +438,10 @@ class Store:
 
     def _try_to_fill(self, size: int, parts: list[tuple[int, memoryview]]) -> Place | OSError:
         failure: OSError = OSError()
-        for find in (self._allocator.find_in_memory, self._allocator.find_in_file):
+        allocator = self._allocator
+        left = [allocator.find_in_file, allocator.find_in_memory]
+        while left:
+            find = left.pop()
             try:
                 place = find(size)
             except OSError as error:
@@ -443,13 +451,18 @@ class Store:
             try:
                 place.segment.write([(place.offset + offset, data) for offset, data in parts])
                 return place
+            except FileNotFoundError:
+                # Somebody has removed the segment: not there, then.
+                allocator.discard(place)
+                allocator.check_segment(place.segment.name)
+                left.append(find)
             except OSError as error:
                 # Its room was reserved, so this is rare: a disk error, no more mappings.
                 # Without its traceback, which holds this frame, which would hold it.
                 failure = error.with_traceback(None)
-                self._allocator.discard(place)
+                allocator.discard(place)
             except BaseException:
-                self._allocator.discard(place)
+                allocator.discard(place)
                 raise
         return failure
 

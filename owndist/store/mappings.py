@@ -204,7 +204,9 @@ def _lost(extent: Extent, what: str) -> Exception:
     from owndist.errors import ObjectLost  # a dear import, needed only when it is raised
 
     number, serial, segment, _, size = extent
-    return ObjectLost(
+    error = ObjectLost(
         f"value {serial} of process {number} ({size} bytes) cannot be read: "
         f"its segment {segment!r} {what}"
     )
+    error.extent = extent
+    return error

@@ -17,6 +17,7 @@ from owndist.errors import ObjectLost
 from tests.parity.conftest import Bell, Gate
 
 from . import tasks
+from .conftest import MakePool
 from .helpers import (
     PATIENCE_S,
     at_rest,
@@ -178,8 +179,9 @@ def test_a_borrower_that_waits_when_its_worker_dies_is_run_again(
     at_rest(pool, 0)
 
 
-def test_an_object_whose_segment_was_removed_is_a_typed_loss(pool: OwnershipExecutor) -> None:
+def test_an_object_whose_segment_was_removed_is_a_typed_loss(make_pool: MakePool) -> None:
     """Law 46: for the driver, for a task and for a borrower; and the pool lives on."""
+    pool = make_pool(2, lineage_bytes=0)
     future = pool.submit(tasks.make_bytes, 1)
     before = sessions_of([os.getpid()])
     other = pool.submit(tasks.make_bytes, 2)

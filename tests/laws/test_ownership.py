@@ -295,6 +295,18 @@ def test_a_worker_that_owns_something_is_not_replaced_yet(make_pool: MakePool) -
     eventually(lambda: has_ended(pid), "it does not end")
 
 
+def test_a_worker_with_a_pending_child_is_not_replaced_yet(
+    make_pool: MakePool, bell: Bell, gate: Gate
+) -> None:
+    """Law 26: its own task is over, and nobody waits for the child."""
+    pool = make_pool(1, max_tasks_per_child=1)
+    pid = pool.submit(nested.leave_a_child, bell.path, gate.path).result(PATIENCE_S)
+    bell.wait()
+    assert not has_ended(pid)
+    gate.open()
+    eventually(lambda: has_ended(pid), "it does not end")
+
+
 # Laws 48 and 50
 
 
@@ -359,6 +371,19 @@ def test_what_was_read_from_a_dead_owner_stays(pool: OwnershipExecutor) -> None:
     eventually(lambda: pool._driver.machine.borrowing.dead, "its death is not noticed")
     assert tasks.total(view) == 7 * tasks.LARGE
     assert tasks.total(future.result(PATIENCE_S)) == 7 * tasks.LARGE
+
+
+def test_a_value_in_the_memory_of_its_dead_owner_is_known_as_that(
+    pool: OwnershipExecutor,
+) -> None:
+    """Law 50: also if its reader has heard before that it is there."""
+    pid, _, future = put_by_a_worker(pool)
+    assert future.exception(PATIENCE_S) is None
+    kill(pid)
+    eventually(lambda: pool._driver.machine.borrowing.dead, "its death is not noticed")
+    for reader in (pool.submit(len, future), future):
+        with pytest.raises(OwnerDied):
+            reader.result(PATIENCE_S)
 
 
 # Law 53

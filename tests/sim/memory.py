@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import random
 from typing import Any
 
 from owndist.core.ids import ExtentKey
@@ -10,9 +11,14 @@ from owndist.core.values import extent_key, extent_of
 
 Payload = tuple[str, tuple[int, ...]]  # what a value says, and the objects whose futures it holds
 
-# Of an abandoned one nobody knows who reads it: it is neither freed nor used again.
-LIVE, FREED, UNLINKED, ABANDONED = range(4)
+# Of an abandoned one nobody knows who reads it: it is neither freed nor used again. Of a lost one
+# somebody has removed the memory.
+LIVE, FREED, UNLINKED, ABANDONED, LOST = range(5)
 _EXTENTS_PER_SEGMENT = 2  # so that some segments of a dead writer hold more than one value
+
+
+class Gone(Exception):
+    """The memory of a value was removed by somebody: (segment, extent)."""
 
 
 class Memory:
@@ -27,6 +33,8 @@ class Memory:
         self._files: dict[str, None] = {}  # all files that exist
         self._read_from_disk: dict[ExtentKey, None] = {}
         self._unlinked: dict[str, None] = {}
+        self.lost: dict[str, None] = {}  # segments that somebody has removed
+        self._given_up: dict[str, None] = {}  # and whose writers know
         self._views: dict[ExtentKey, dict[int, int]] = {}  # {extent: {process: mappings}}
         self._last_serial: dict[int, int] = {}
 
@@ -34,8 +42,10 @@ class Memory:
         """A stored value."""
         serial = self._last_serial[process] = self._last_serial.get(process, 0) + 1
         segment = f"s-{process}-{serial // _EXTENTS_PER_SEGMENT}"
+        if segment in self._given_up:
+            segment = f"s-{process}-{serial}-again"
         key = (process, serial)
-        self.state[key] = LIVE
+        self.state[key] = LOST if segment in self.lost else LIVE
         self._payloads[key] = payload
         self._segments[key] = segment
         return ((process, serial, segment, 0, 64), b"head", ((0, 64),))
@@ -50,6 +60,8 @@ class Memory:
             payload = pickle.loads(value[0])
             return payload, None
         key = extent_key(extent)
+        if extent[2] in self.lost:
+            raise Gone(extent[2], key)
         if self.strict:
             there = self.state[key] in (LIVE, ABANDONED)
             assert there, f"process {process} reads extent {key}, which is gone"
@@ -82,8 +94,8 @@ class Memory:
     def free(self, process: int, serial: int) -> None:
         """The writer may use the memory again."""
         key = (process, serial)
-        assert self.state[key] == LIVE, f"extent {key} is freed twice"
-        if self.strict:
+        assert self.state[key] in (LIVE, LOST), f"extent {key} is freed twice"
+        if self.strict and self.state[key] == LIVE:
             viewers = list(self._views.get(key, ()))
             assert not viewers, f"extent {key} is freed while processes {viewers} map it"
         self.state[key] = FREED
@@ -92,7 +104,8 @@ class Memory:
 
     def abandon(self, process: int, serial: int) -> None:
         """Its owner is dead, and the writer does not know who reads it."""
-        assert self.state[process, serial] == LIVE, f"extent {process, serial} is given up late"
+        there = self.state[process, serial] in (LIVE, LOST)
+        assert there, f"extent {process, serial} is given up late"
         self.state[process, serial] = ABANDONED
         self._remove(self._segments[process, serial])
         self._remove(self._copies.pop((process, serial), ""))
@@ -119,7 +132,7 @@ class Memory:
         if not taken:
             self._remove(file)
             return
-        assert self.state[key] == LIVE
+        assert self.state[key] in (LIVE, LOST)
         viewers = list(self._views.get(key, ()))
         if self.strict and key not in self._read_from_disk:
             assert not viewers, f"extent {key} is moved while processes {viewers} map it"
@@ -151,7 +164,7 @@ class Memory:
         self._unlinked[segment] = None
         self._remove(segment)
         for key, other in self._segments.items():
-            if other == segment and self.state[key] in (LIVE, ABANDONED):
+            if other == segment and self.state[key] in (LIVE, ABANDONED, LOST):
                 self.state[key] = UNLINKED
 
     def files(self) -> list[str]:
@@ -159,8 +172,25 @@ class Memory:
         return list(self._files)
 
     def live(self) -> list[ExtentKey]:
-        """Extents that hold memory."""
-        return [key for key, state in self.state.items() if state == LIVE]
+        """Extents that nobody has given up."""
+        return [key for key, state in self.state.items() if state in (LIVE, LOST)]
+
+    def lose(self, rng: random.Random) -> None:
+        """Somebody removes a segment or a file, with all values in it."""
+        segments = {self._segments[key]: None for key in self.live()}
+        names = [name for name in segments if name not in self.lost]
+        if names:
+            segment = rng.choice(names)
+            self.lost[segment] = None
+            self._remove(segment)
+            for key, other in self._segments.items():
+                if other == segment and self.state[key] == LIVE:
+                    self.state[key] = LOST
+
+    def check(self, segment: str) -> None:
+        """Its writer has been told that it was not found."""
+        if segment in self.lost:
+            self._given_up[segment] = None
 
 
 def inline(payload: Payload, parts: bool) -> Any:

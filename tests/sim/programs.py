@@ -29,6 +29,11 @@ def simulate(seed: int, record: bool = False) -> World:
     world.disk = random.Random(f"{seed} disk")
     if store.random() < 0.5:
         world.machine.spilling.set_limit(store.choice((0, 64, 200, 640)))
+    losses = random.Random(f"{seed} losses")
+    world.thief = losses
+    if losses.random() < 0.5:
+        world.machine.references.lineage.limit_bytes = losses.choice((1 << 20, 1 << 20, 4_000))
+        world.losses_left = losses.choice((0, 0, 1, 3, 10))
     abort_at = ends.randint(0, 29) if ends.random() < 0.04 else None  # operations before the end
     operations = rng.randint(3, 30)
     borrows = rng.choice((0.1, 0.4, 0.9))  # how much of it is about futures that stay futures
@@ -55,11 +60,13 @@ def simulate(seed: int, record: bool = False) -> World:
         world.fulfil(object_id, READY, stored=True)
     for _ in range(rng.randint(0, 200)):
         world.choose(idle_chance)
-    world.deaths_left = 0
+    world.deaths_left = world.losses_left = 0
     world.settle()
     world.check_outcomes()
     for object_id in dict.fromkeys(world.handles):
-        world.read(object_id)
+        while not world.read(object_id):
+            world.settle()
+    world.check_outcomes()
     world.let_go()
     if not shutdown_early:
         world.check_rest()

@@ -6,7 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from owndist.core import messages as m
-from owndist.core.commands import Abandon, Complete, Free, Moved, Send, Spill
+from owndist.core.commands import Abandon, CheckSegment, Complete, Free, Moved, Send, Spill
 from owndist.core.ids import DRIVER, Address, ExtentKey, execution_id
 from owndist.core.machine import Machine
 from owndist.core.reports import (
@@ -18,12 +18,13 @@ from owndist.core.reports import (
     Spilled,
     TaskEnded,
     Unmapped,
+    ValueLost,
     WaitBegun,
     WaitEnded,
 )
-from owndist.core.values import ERROR, FAILED, PENDING, READY
+from owndist.core.values import ERROR, FAILED, PENDING, READY, UNREAD
 
-from .memory import Payload, inline
+from .memory import Gone, Payload, inline
 from .specs import ALIAS, PARTS, STORED, Spec
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Job:
         self.phase = "taken"
         self.blocked = False
         self.passed_on: list[ExtentKey] = []  # views that keep what is returned
+        self.unread: tuple[Any, ...] | None = None  # what of its arguments was gone
 
 
 class SimWorker:
@@ -194,8 +196,12 @@ class SimWorker:
             spec.passed_on = None
             job.phase = "started"
         elif job.phase == "started":
-            self._load_arguments(job)
-            job.phase = "loaded"
+            try:
+                self._load_arguments(job)
+                job.phase = "loaded"
+            except Gone as gone:
+                job.unread = gone.args
+                job.phase = "done"
         elif job.phase == "loaded":
             if job.to_read:
                 self._read_next(job)
@@ -242,9 +248,18 @@ class SimWorker:
             self._handle(WaitEnded())
         job.to_read.pop(0)
         status, value = outcome
+        try:
+            text = self._read(job, value)[0] if status == READY else "!"
+        except Gone as gone:
+            job.to_read.insert(0, address)
+            self.futures[address][1] = None
+            self._handle(ValueLost(address, gone.args[1], gone.args[0]))
+            entry = self.machine.references.entries[address]
+            if entry.status != PENDING:
+                self.futures[address][1] = (entry.status, entry.value)
+            return
         if status == READY and type(value) is tuple and type(value[0]) is tuple:
             self._handle(Mapped((value[0][0], value[0][1])))
-        text = self._read(job, value)[0] if status == READY else "!"
         job.texts.append(text)
         job.spec.read_ids.append(address.id)
         if self.world.rng.random() < 0.5:
@@ -269,7 +284,10 @@ class SimWorker:
             self._drop_locals(job)
         self.forget()
         mapped = tuple(self.world.memory.mapped(self.number))
-        spec.history.append("return" if status == READY else "raise")
+        if status == UNREAD:
+            spec.history.pop()  # it has not run
+        else:
+            spec.history.append("return" if status == READY else "raise")
         self._handle(TaskEnded(spec.id, job.message[2], status, value, spec.elapsed_ns, mapped))
         if late:
             self._drop_locals(job)
@@ -279,6 +297,8 @@ class SimWorker:
 
     def _outcome(self, job: Job) -> tuple[int, Any, tuple[int, ...]]:
         spec = job.spec
+        if job.unread is not None:
+            return UNREAD, job.unread, ()
         if spec.history.count("raise") < spec.raises:
             return FAILED, (ERROR, b"error", f"task {spec.id}"), ()
         if spec.passes_on and self.kept_views:
@@ -290,7 +310,10 @@ class SimWorker:
                 return READY, value, ()
         if spec.returns == ALIAS and spec.slots:
             value = job.message[6][0]
-            payload, key = self.world.memory.read(self.number, value)
+            try:
+                payload, key = self.world.memory.read(self.number, value)
+            except Gone:
+                return FAILED, (ERROR, b"error", f"task {spec.id}"), ()
             if key is not None:
                 self._unmap(key)
             return READY, value, payload[1]
@@ -342,6 +365,8 @@ class SimWorker:
                 self.outbox.append(command.message)
                 if command.message[0] != m.DONE:
                     self.flush()
+            elif isinstance(command, CheckSegment):
+                self.world.memory.check(command.segment)
             elif isinstance(command, Free):
                 self.world.memory.free(self.number, command.serial)
             elif isinstance(command, Abandon):

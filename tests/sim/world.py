@@ -14,6 +14,7 @@ from typing import Any
 from owndist.core.commands import (
     Abandon,
     CancelAnswered,
+    CheckSegment,
     Command,
     Complete,
     Drained,
@@ -50,11 +51,12 @@ from owndist.core.reports import (
     Submitted,
     TimerDue,
     Unmapped,
+    ValueLost,
     WorkerEnded,
 )
-from owndist.core.values import BROKEN, CANCELLED, FAILED, READY
+from owndist.core.values import BROKEN, CANCELLED, FAILED, PENDING, READY
 
-from .memory import Memory, inline
+from .memory import Gone, Memory, inline
 from .specs import Outcome, Spec, check_outcome, expected_text
 from .worker import DEAD, EXITED, RUNNING, SimWorker
 
@@ -88,6 +90,9 @@ class World:
         self.views: list[ExtentKey] = []  # of the user
         self.unmapped: list[ExtentKey] = []
         self.spills: list[Spill] = []  # copies that are to be made
+        self.losses_left = 0
+        self.thief = random.Random(0)
+        self.recovering: dict[int, None] = {}  # read, lost, and not there again
         self.cancelled_all = False
         self.looking = False
         self.drained = False
@@ -160,23 +165,43 @@ class World:
             self.handles.remove(object_id)
         self._feed(HandlesDropped(list(objects)))
 
-    def read(self, object_id: int) -> None:
-        """`future.result()` of one that is done, in the driver."""
-        status, value = self.outcomes[object_id]
-        if status != READY:
-            return
+    def read(self, object_id: int) -> bool:
+        """`future.result()` of one that is done, in the driver. False: it is computed again."""
+        if self.outcomes[object_id][0] != READY:
+            return True
+        entry = self.machine.references.entries[object_id]
+        if entry.status == PENDING:
+            return False
+        value = entry.value
+        try:
+            if entry.status != READY:
+                raise Gone("known to be lost", (0, 0))
+            payload, key = self.memory.read(DRIVER, self.machine.references.current(value))
+        except Gone as gone:
+            self.recovering[object_id] = None
+            self._feed(ValueLost(object_id, gone.args[1], gone.args[0]))
+            if entry.status in (READY, FAILED):
+                self.outcomes[object_id] = (entry.status, entry.value)
+                self.recovering.pop(object_id, None)
+            return False
         if type(value) is tuple and type(value[0]) is tuple:
             self._feed(Mapped((value[0][0], value[0][1])))
-        payload, key = self.memory.read(DRIVER, self.machine.references.current(value))
         if key is not None:
             self.views.append(key)
-        assert payload[0] == expected_text(object_id, self.specs, self.outcomes)
+        if not self.memory.lost:  # what runs again may have read other futures
+            assert payload[0] == expected_text(object_id, self.specs, self.outcomes)
         for inner in payload[1]:
             assert inner in self.machine.references.entries, (
                 f"object {inner} was freed inside {object_id}"
             )
             self.handles.append(inner)
             self._feed(HandleAdded(inner))
+        return True
+
+    def lose(self) -> None:
+        """Somebody removes shared memory."""
+        self.losses_left -= 1
+        self.memory.lose(self.thief)
 
     def drop_view(self) -> None:
         key = self.views.pop(self.rng.randrange(len(self.views)))
@@ -240,6 +265,8 @@ class World:
                 found.append((number, "die", 1))
         if self.views:
             found.append((DRIVER, "drop_view", 1))
+        if self.losses_left:
+            found.append((DRIVER, "lose", 1))
         return found
 
     def do(self, number: int, name: str) -> None:
@@ -326,7 +353,7 @@ class World:
         if running:
             spec = self.specs[running >> 16]
             # Perhaps it had just reported, and the task has been started elsewhere since.
-            if spec.history[-1] == "start" and spec.execution == running:
+            if spec.history[-1:] == ["start"] and spec.execution == running:
                 spec.history.append("death")
         del self.workers[worker.number]
         exitcode = 0 if worker.status == EXITED else -9
@@ -352,8 +379,13 @@ class World:
                 if peer is not None and peer.status not in (DEAD, EXITED):
                     peer.down.append(command.message)
             elif isinstance(command, Complete):
-                assert command.object not in self.outcomes, f"{command.object} resolves twice"
+                assert command.object not in self.outcomes or self.memory.lost, (
+                    f"{command.object} resolves twice"
+                )
+                self.recovering.pop(command.object, None)  # type: ignore[call-overload]
                 self.outcomes[command.object] = (command.status, command.value)
+            elif isinstance(command, CheckSegment):
+                self.memory.check(command.segment)
             elif isinstance(command, Free):
                 self.memory.free(DRIVER, command.serial)
             elif isinstance(command, Abandon):
@@ -416,7 +448,8 @@ class World:
         for spec in self.specs.values():
             assert spec.id in self.outcomes, f"task {spec.id} never ended: {spec.history}"
             if not self._given_up(spec.id):
-                check_outcome(spec, self.outcomes, self.specs, self.cancelled_all)
+                lossy = bool(self.memory.lost)
+                check_outcome(spec, self.outcomes, self.specs, self.cancelled_all, lossy)
         assert not self.cancels, f"cancels without an answer: {self.cancels}"
 
     def _given_up(self, task: int) -> bool:
