@@ -70,7 +70,9 @@ class Failed(Exception):
         self.failure = failure
 
 
-def encode(process: Peer, text: str, refs: list[Address], way: int, view: View | None) -> Any:
+def encode(
+    process: Peer, owner: int, text: str, refs: list[Address], way: int, view: View | None
+) -> Any:
     """A value as it travels."""
     if way == ALIAS and view is not None:
         same, payload = process.memory.again(view.key)
@@ -78,6 +80,7 @@ def encode(process: Peer, text: str, refs: list[Address], way: int, view: View |
     if way == STORED:
         content = f"bytes of {text}"
         fresh = process.memory.write(process.number, (content, ()))
+        process.session.keepers[fresh[0][0], fresh[0][1]] = owner
         return (fresh[0], pickle.dumps((text, refs, content)), fresh[2])
     head = pickle.dumps((text, refs, ""))
     return (head, (b"buffer",)) if way == PARTS else head
@@ -177,7 +180,7 @@ class Body:
             if process.session.rng.random() < 0.5:
                 process.globals += loaded.handles
 
-    def result(self) -> tuple[int, Any, list[Handle], View | None]:
+    def result(self, owner: int) -> tuple[int, Any, list[Handle], View | None]:
         """status, value or failure, the futures in it, the view whose memory it names again."""
         plan, process = self.plan, self.process
         gives = [self._var(v) for v in plan.gives]
@@ -187,7 +190,7 @@ class Body:
         if view is not None and not process.machine.running.may_pass_on(view.key):
             view = None
         addresses = [handle.address for handle in gives]
-        value = encode(process, plan.text, addresses, plan.way, view)
+        value = encode(process, owner, plan.text, addresses, plan.way, view)
         if plan.keeps_view and views:
             process.kept_views.append(views[-1])
         if plan.keeps_strangers:
@@ -212,7 +215,7 @@ def call(process: Peer, owner: int, message: Any, plan: Plan, turn: int) -> Step
         if turn <= plan.raises:
             raise Failed(error("raised", owner, task))
         assert not plan.doomed, f"{plan.name} cannot come to its end"
-        outcome = body.result()
+        outcome = body.result(owner)
     except Failed as failed:
         said = failed.failure
         outcome = (FAILED, said if _raised(said) else error("read", said), [], None)

@@ -13,28 +13,30 @@ import sys
 import tempfile
 from pathlib import Path
 
+from .planted import OWNERS_MUTATIONS
+
 _ROOT = Path(__file__).parents[2]
 
 # (what is wrong, file, these words, are replaced by those)
 MUTATIONS = [
     (
         "a stale attempt is believed, and a result that comes twice",
-        "submission.py",
-        "            or task.worker is not worker\n            or task.attempt != attempt\n"
-        "            or task.state != T_SENT\n",
+        "task.py",
+        "        if self.worker is not worker or self.attempt != attempt:\n"
+        "            return False\n",
         "",
     ),
     (
         "a borrower's token is not registered",
-        "submission.py",
-        "self.references.add_borrower(object_id, worker.number, token)",
+        "borrowing.py",
+        "self.references.add_borrower(entry, process, token, peer)",
         "pass",
     ),
     (
         "borrowers are told apart by token alone",
         "references.py",
-        "entry.borrowers[process, token] = None",
-        "entry.borrowers = {(process, token): None}",
+        "entry.borrowers[process, token] = sponsor",
+        "entry.borrowers = {(process, token): sponsor}",
     ),
     (
         "a dead worker's mappings are never forgotten",
@@ -75,29 +77,23 @@ MUTATIONS = [
     (
         "arguments are let go of at dispatch",
         "submission.py",
-        "            leasing.assign(worker, task, now)\n",
-        "            leasing.assign(worker, task, now)\n"
+        "            self._commands.append(Send(worker.number, self.start(task, worker)))\n",
+        "            self._commands.append(Send(worker.number, self.start(task, worker)))\n"
         "            if type(task.args) is tuple:\n"
         "                self.references.drop(task.args)\n"
         "                task.args = b''\n",
     ),
     (
-        "release overtakes the running task's result",
-        "machine.py",
-        "if self._releases and self.execution.running is None:",
-        "if self._releases:",
-    ),
-    (
         "what stands behind a waiting task is not recalled",
-        "machine.py",
-        "            self.submission.recall(worker)\n",
-        "            pass\n",
+        "submission.py",
+        "        if self.leases.block(worker) and len(worker.queue) > 1:\n",
+        "        if self.leases.block(worker) and False:\n",
     ),
     (
         "a cancelled task that comes back runs all the same",
         "submission.py",
-        "        task.worker = None\n        if task.cancel_asked:\n",
-        "        task.worker = None\n        if False:\n",
+        "        if task.cancel_asked or (task.returns",
+        "        if False and (task.returns",
     ),
     (
         "a task is cancelled although `cancel` has given up",
@@ -114,15 +110,9 @@ MUTATIONS = [
     ),
     (
         "a segment of a dead worker is unlinked with its first value",
-        "machine.py",
-        "                if not segments[segment]:",
-        "                if True:",
-    ),
-    (
-        "an outcome is asked for only once",
-        "borrowing.py",
-        "        borrowed.asked = False\n        return True",
-        "        return True",
+        "inheritance.py",
+        "        if segments[segment]:\n            return\n",
+        "",
     ),
     (
         "a raised error is judged again when the retries are used up",
@@ -132,9 +122,9 @@ MUTATIONS = [
     ),
     (
         "a worker that is back from waiting does not get its slot",
-        "leasing.py",
-        "            self.slots_used += 1\n\n    def remove",
-        "\n    def remove",
+        "lessor.py",
+        "            self.slots_used += 1\n            if process.holder is None:",
+        "            if process.holder is None:",
     ),
     (
         "a value is moved to disk while a process maps it",
@@ -163,7 +153,7 @@ MUTATIONS = [
     (
         "a task is told where its argument lay before it was moved",
         "submission.py",
-        "slots = tuple([current(entry.value) for entry in objects])",
+        "slots = tuple([self.references.current(entry.value) for entry in objects])",
         "slots = tuple([entry.value for entry in objects])",
     ),
     (
@@ -175,8 +165,10 @@ MUTATIONS = [
 ]
 
 
-def seeds_until_found(file: str, old: str, new: str, most: int) -> tuple[int | None, str]:
-    """Run the simulator on a mutated copy: how many seeds it took, and what was said."""
+def seeds_until_found(
+    file: str, old: str, new: str, most: int, program: str = "programs"
+) -> tuple[int | None, str]:
+    """Run a simulator on a mutated copy: how many seeds it took, and what was said."""
     with tempfile.TemporaryDirectory(prefix="mutation-") as directory:
         copy = Path(directory)
         ignored = shutil.ignore_patterns("__pycache__", "results", ".git")
@@ -188,7 +180,7 @@ def seeds_until_found(file: str, old: str, new: str, most: int) -> tuple[int | N
             raise ValueError(f"{file}: {text.count(old)} places for {old!r}")
         path.write_text(text.replace(old, new))
         code = (
-            "from tests.sim.programs import simulate\n"
+            f"from tests.sim.{program} import simulate\n"
             f"for seed in range({most}):\n"
             "    try:\n"
             "        simulate(seed)\n"
@@ -213,12 +205,14 @@ def seeds_until_found(file: str, old: str, new: str, most: int) -> tuple[int | N
 
 def main() -> int:
     most = int(sys.argv[1]) if len(sys.argv) > 1 else 4000
+    both = [("programs", mutation) for mutation in MUTATIONS]
+    both += [("session", mutation) for mutation in OWNERS_MUTATIONS]
     missed = 0
-    for what, file, old, new in MUTATIONS:
-        count, said = seeds_until_found(file, old, new, most)
+    for program, (what, file, old, new) in both:
+        count, said = seeds_until_found(file, old, new, most, program)
         missed += count is None
         print(f"{count or 'MISSED':>6}  {what}: {said[:90]}", flush=True)
-    print(f"{len(MUTATIONS) - missed} of {len(MUTATIONS)} found (the number: seeds it took)")
+    print(f"{len(both) - missed} of {len(both)} found (the number: seeds it took)")
     return missed
 
 

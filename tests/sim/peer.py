@@ -95,7 +95,7 @@ class Peer:
         found = []
         for number in self.linked:
             if self.session.wires.get((number, self.number)) or self.session.is_dead(number):
-                found.append(("hear", number, 8))
+                found.append(("hear", number, self.session.speed(number, self.number)))
         if self.until is None or self.until():
             found.append(("work", 0, 8))
         for name, there, weight in (
@@ -226,7 +226,7 @@ class Peer:
     def submit(self, plan: Plan, slots: list[Handle], nested: list[Handle]) -> Handle:
         addresses = [handle.address for handle in nested]
         way = STORED if plan.args_stored else INLINE
-        value = encode(self, f"arguments of {plan.name}", addresses, way, None)
+        value = encode(self, self.number, f"arguments of {plan.name}", addresses, way, None)
         handle = self._new(plan)
         assert isinstance(handle.ref, int)
         self.pending[handle.ref] = handle
@@ -247,7 +247,8 @@ class Peer:
 
     def put(self, thing: Thing, nested: list[Handle], stored: bool) -> Handle:
         addresses = [handle.address for handle in nested]
-        value = encode(self, thing.text, addresses, STORED if stored else INLINE, None)
+        way = STORED if stored else INLINE
+        value = encode(self, self.number, thing.text, addresses, way, None)
         handle = self._new(thing)
         assert isinstance(handle.ref, int)
         self.feed(Stored(handle.ref, value, tuple(inner.ref for inner in nested)))
@@ -304,6 +305,8 @@ class Peer:
             if not is_argument:
                 value = self.machine.references.current(value)
             if self.memory.is_unlinked(value):
+                keeper = self.session.keepers[extent_key(extent)]
+                assert self.session.is_dead(keeper), f"{keeper} keeps {extent}, and it is gone"
                 raise lost("its segment is gone")
             payload, key = self.memory.read(self.number, value)
             assert key is not None

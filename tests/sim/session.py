@@ -15,7 +15,7 @@ from typing import Any
 
 from owndist.core import messages as m
 from owndist.core.commands import Drained, Kill, KillIfRunning, LookAgain, Spawn, SweepDead, Unlink
-from owndist.core.ids import DRIVER, Address
+from owndist.core.ids import DRIVER, Address, ExtentKey
 from owndist.core.machine import Machine
 from owndist.core.reports import LookedAgain, Received, ShutdownAsked, WorkerEnded
 from owndist.core.values import CANCELLED, DIED, ERROR, FAILED, LOST, OWNER_DIED, READY
@@ -24,6 +24,7 @@ from .bodies import Body, Failed, Steps, decode
 from .inside import Worker
 from .memory import Memory
 from .peer import Ended, Peer
+from .rest import check_rest, describe
 from .trees import READ, Author, Plan, Thing
 
 
@@ -41,9 +42,12 @@ class Session:
         self.full = 0.0  # how likely a socket is
         self.memory = Memory()
         self.wires: dict[tuple[int, int], deque[Any]] = {}
+        self.speeds: dict[tuple[int, int], int] = {}  # some of them are slow
         self.dead: dict[int, None] = {}
+        self.killed: dict[int, None] = {}  # those of them that did not end when they were told to
         self.told: list[str] | None = None  # the story, if it is wanted
         self.things: dict[tuple[int, int], Thing] = {}  # {(owner, object): what it is}
+        self.keepers: dict[ExtentKey, int] = {}  # whose object each extent was written for
         self.outcomes: dict[tuple[int, int], int] = {}  # own objects that have one
         self.starts: dict[tuple[int, int], int] = {}
         self.deaths: dict[tuple[int, int], int] = {}  # {(owner, task): deaths while it ran}
@@ -61,6 +65,12 @@ class Session:
     def send(self, source: int, target: int, messages: list[Any]) -> None:
         if messages and target not in self.dead:
             self.wires.setdefault((source, target), deque()).extend(messages)
+
+    def speed(self, source: int, target: int) -> int:
+        wire = (source, target)
+        if wire not in self.speeds:
+            self.speeds[wire] = self.rng.choice((16, 8, 8, 1))
+        return self.speeds[wire]
 
     def receive(self, source: int, target: int, everything: bool = False) -> tuple[list[Any], bool]:
         """Messages that are there, and whether the link still stands."""
@@ -88,6 +98,8 @@ class Session:
         worker.globals, worker.kept_views, worker.lingering = [], [], []
         self.memory.process_died(number)
         self.dead[number] = None
+        if not worker.left:
+            self.killed[number] = None
         for wire in [wire for wire in self.wires if wire[1] == number]:
             del self.wires[wire]
         self.say(f"process {number} {'ends' if worker.left else 'dies'}")
@@ -101,7 +113,7 @@ class Session:
         if not found or self.rng.random() < idle_chance:
             found += self._idle_actions()
         if not found:
-            deadlines = [p.machine.next_deadline() for p in self._processes()]
+            deadlines = [p.machine.next_deadline() for p in self.processes()]
             due = [deadline for deadline in deadlines if deadline is not None]
             if not due:
                 return False
@@ -115,19 +127,20 @@ class Session:
                 break
         return True
 
-    def _processes(self) -> list[Peer]:
+    def processes(self) -> list[Peer]:
+        """Those that live."""
         return [self.driver, *(w for w in self.workers.values() if w.alive)]
 
     def _actions(self) -> list[tuple[Peer, str, int, int]]:
         found: list[tuple[Peer, str, int, int]] = []
-        for process in self._processes():
+        for process in self.processes():
             found += [(process, *action) for action in process.actions()]
         found += [(self.driver, "end", w.number, 3) for w in self.workers.values() if not w.alive]
         return found
 
     def _idle_actions(self) -> list[tuple[Peer, str, int, int]]:
         found: list[tuple[Peer, str, int, int]] = []
-        for process in self._processes():
+        for process in self.processes():
             found += [(process, *action) for action in process.idle_actions()]
             if self.deaths_left and isinstance(process, Worker):
                 found.append((process, "die", 0, 1))
@@ -230,12 +243,14 @@ class Session:
         elif kind == OWNER_DIED:
             number = int(detail.split()[1].rstrip(","))
             assert self.is_dead(number), f"{thing.name}: {failure}, who lives"
+            over = number in self.killed or self.driver.drained
+            assert over, f"{thing.name}: {failure}, who has left"
         else:
-            assert kind == LOST and self.dead, f"{thing.name}: {failure}"
+            assert kind == LOST and self.killed, f"{thing.name}: {failure}"
 
     def check_borrowed(self) -> None:
         """What a process keeps, its living owner keeps too (Laws 12, 17, 20)."""
-        for process in self._processes():
+        for process in self.processes():
             if process.machine.borrowing.unanswered:
                 continue  # it may not have been seen by anybody yet
             for address in process.borrowed:
@@ -248,59 +263,6 @@ class Session:
                 assert address.id in owner.machine.references.entries, (
                     f"object {address} was freed; process {process.number} borrows it"
                 )
-
-    def check_rest(self) -> None:
-        """All handles and views are gone: nothing is left in any table (Laws 14, 17, 29)."""
-        for process in self._processes():
-            machine, who = process.machine, f"process {process.number}"
-            references, borrowing = machine.references, machine.borrowing
-            assert not references.entries, f"{who} keeps {list(references.entries)}"
-            assert not references.extents, f"{who} keeps extents {list(references.extents)}"
-            assert not machine.submission.tasks, f"{who} has unfinished tasks"
-            assert not machine.submission.here.queue, f"{who} runs something"
-            assert not machine.execution.queue and not machine.execution.started, who
-            assert not borrowing.unanswered and not borrowing.lost, who
-            assert not borrowing._unconfirmed, f"{who} owes {borrowing._unconfirmed}"
-            assert not machine.inheritance.dead, f"{who} keeps {machine.inheritance.dead}"
-            assert not machine.running._told, f"{who} has told of {machine.running._told}"
-            written = {k: v for k, v in machine.running._written.items() if v}
-            assert not written, f"{who} has written {written}"
-            assert not machine.spilling.moving, who
-            assert not machine.running._waits, f"{who} waits"
-            if process is not self.driver:
-                assert not machine.leases.workers, f"{who} leases {list(machine.leases.workers)}"
-        machine = self.driver.machine
-        lessor = machine.lessor
-        assert not lessor.orphans, f"orphans: {list(lessor.orphans)}"
-        assert not machine.inheritance.held and not machine.inheritance.awaited
-        for owner, demand in lessor.demands.items():
-            assert not demand.count and not demand.busy, f"owner {owner} has a demand"
-        for one in lessor.processes.values():
-            assert one.holder in (None, DRIVER), f"worker {one.number} is {one.holder}'s"
-        assert not self.memory.live(), f"extents never freed: {self.memory.live()}"
-        assert not self.memory.files(), f"files never removed: {self.memory.files()}"
-
-    def describe(self) -> str:
-        """Who waits for what; for a session that stands still."""
-        lines = []
-        for process in self._processes():
-            machine = process.machine
-            tasks = {
-                t.id: (t.state, t.worker and t.worker.number)
-                for t in machine.submission.tasks.values()
-            }
-            started = [(i[0], i[1][1]) for i in machine.execution.started]
-            leases = {w.number: list(w.queue) for w in machine.leases.workers.values()}
-            lines.append(
-                f"{process.number}: runs {started}, tasks {tasks}, leases {leases}, "
-                f"unanswered {machine.borrowing.unanswered}, "
-                f"queue {[(i[0], i[1][1]) for i in machine.execution.queue]}"
-            )
-        for one in self.driver.machine.lessor.processes.values():
-            lines.append(f"worker {one.number}: status {one.status}, holder {one.holder}")
-        for owner, demand in self.driver.machine.lessor.demands.items():
-            lines.append(f"owner {owner}: {demand.count} {demand.wanted} {demand.busy}")
-        return "\n".join(lines)
 
 
 class Driver(Peer):
@@ -349,6 +311,9 @@ class Driver(Peer):
         elif isinstance(command, Kill):
             worker = session.workers.get(command.worker)
             if worker is not None and worker.alive:
+                # Perhaps it has not heard that its owner is dead, or not been heard.
+                wires = (DRIVER, worker.number), (worker.number, DRIVER)
+                assert any(map(session.wires.get, wires)), f"worker {worker.number} is killed"
                 session.bury(worker)
         elif isinstance(command, KillIfRunning):
             worker = session.workers.get(command.worker)
@@ -445,6 +410,9 @@ def simulate(seed: int, record: bool = False, stops: bool = False) -> Session:
     session.sudden = rng.choice((0.0, 0.003, 0.02))
     session.full = rng.choice((0.0, 0.0, 0.3))
     if rng.random() < 0.3:
+        lessor = session.driver.machine.lessor
+        lessor.max_processes = lessor.max_workers
+    if rng.random() < 0.3:
         session.driver.machine.spilling.set_limit(rng.choice((0, 64, 200, 640)))
     idle_chance = rng.choice((0.02, 0.1, 0.3))
     shutdown_early = rng.random() < 0.1
@@ -453,7 +421,7 @@ def simulate(seed: int, record: bool = False, stops: bool = False) -> Session:
     try:
         _run(session, idle_chance, shutdown_early)
     except BaseException as error:
-        error.add_note(session.describe()) if hasattr(error, "add_note") else None
+        error.add_note(describe(session)) if hasattr(error, "add_note") else None
         if session.told is not None:
             print("\n".join(session.told))
         raise
@@ -475,7 +443,7 @@ def _run(session: Session, idle_chance: float, shutdown_early: bool) -> None:
         session.choose(idle_chance)
     session.deaths_left = 0
     session.settle()
-    for process in session._processes():
+    for process in session.processes():
         process.globals.clear()
         process.kept_views.clear()
         process.lingering.clear()
@@ -484,8 +452,8 @@ def _run(session: Session, idle_chance: float, shutdown_early: bool) -> None:
         if isinstance(thing, Plan) and not session.is_dead(name[0]):
             assert name in session.outcomes, f"task {name} never ended"
     if not shutdown_early:
-        session.check_rest()
+        check_rest(session)
         driver.feed(ShutdownAsked(False))
         session.settle()
-    session.check_rest()
+    check_rest(session)
     assert driver.drained and not session.workers, "the session does not end"
