@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .executor import OwnershipExecutor, current_executor
     from .futures import Future
+    from .listing import Reference, References
     from .statistics import Statistics
     from .streams import FutureStream
 
@@ -27,6 +28,8 @@ __all__ = [
     "Future",
     "FutureStream",
     "OwnershipExecutor",
+    "Reference",
+    "References",
     "Statistics",
     "__version__",
     "current_executor",
@@ -36,6 +39,8 @@ _HOMES = {
     "OwnershipExecutor": "executor",
     "current_executor": "executor",
     "Statistics": "statistics",
+    "Reference": "listing",
+    "References": "listing",
     "Future": "futures",
     "FutureStream": "streams",
 }

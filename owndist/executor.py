@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
     from types import TracebackType
 
+    from .listing import References
     from .runtime.driver import Driver
     from .runtime.worker import Worker
     from .statistics import Statistics
@@ -340,6 +341,18 @@ class OwnershipExecutor(ProcessPoolExecutor):
         from .statistics import Statistics
 
         return Statistics(**self._driver.counters())
+
+    def references(self) -> References:
+        """Tell which objects this process knows, and why each of them is kept.
+
+        Those that it owns, because it has submitted their tasks or `put` them, and those that it
+        has borrowed. `print(executor.references())` shows a table, the largest values first.
+        Inside a task it tells of that task's process. What a running task takes is its owner's
+        pending argument; it is not said which processes map it meanwhile.
+        """
+        from .listing import describe
+
+        return describe(*self._driver.list_objects())
 
     @property
     def _broken(self) -> bool:  # type: ignore[override]

@@ -23,7 +23,7 @@ MODULE_LINES, CLASS_LINES, CLASS_METHODS, FUNCTION_LINES = 600, 440, 30, 80
 
 # Imports go to the own ring or to one further down. "" is owndist/__init__.py.
 RINGS: tuple[frozenset[str], ...] = (
-    frozenset({"", "executor", "mapping", "statistics", "testing"}),
+    frozenset({"", "executor", "mapping", "statistics", "listing", "testing"}),
     frozenset({"runtime"}),
     frozenset({"futures", "settled", "streams"}),
     frozenset({"transport", "wire", "store"}),

@@ -324,6 +324,7 @@ class Machine:
     def _on_stored(self, report: Stored, now: int) -> None:
         entry = self.references.create(report.object)
         entry.fate = "it was stored by put(), not computed by a task"
+        entry.name = "put"
         self.submission.settle_entry(entry, READY, report.value, report.nested)
 
     def _on_promised(self, report: Promised, now: int) -> None:

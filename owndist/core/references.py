@@ -73,6 +73,7 @@ class Entry:
         "handles",
         "id",
         "lineage",
+        "name",
         "nested",
         "status",
         "subscribers",
@@ -82,6 +83,7 @@ class Entry:
 
     def __init__(self, ref: Ref, handles: int) -> None:
         self.id = ref
+        self.name = ""  # of its task, for people
         self.status = PENDING
         self.value: Value | Failure | None = None
         # Futures of this process. Added when one is made, taken away when it has been collected.

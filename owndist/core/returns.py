@@ -57,7 +57,7 @@ def expect(submission: Submission, task: Task, report: Submitted) -> None:
     """A task with several values has been submitted; its own entry is there."""
     task.returns = Returns(report.returns, report.buffer)
     for object_id in range(task.id + 1, task.id + report.returns):
-        submission.references.create(object_id)
+        submission.references.create(object_id).name = task.name
         submission.makers[object_id] = task
 
 
@@ -103,6 +103,8 @@ def on_yield(submission: Submission, worker: Worker | None, message: tuple[Any, 
         entry = references.entries.get(task_id + index)
     else:
         entry = None if returns.closed else references.create(streamed_id(task_id, index))
+        if entry is not None:
+            entry.name = task.name
     if entry is None or entry.status != PENDING:
         submission.borrowing.discard(worker.number, status, value, nested)
         return

@@ -89,7 +89,7 @@ class Submission:
         task = Task(report)
         task.parent = parent
         self.tasks[task.id] = task
-        references.create(task.id)
+        references.create(task.id).name = task.name
         if report.returns != 1:
             several.expect(self, task, report)
         if type(task.args) is tuple:

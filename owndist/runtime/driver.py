@@ -6,8 +6,9 @@ import os
 import threading
 import time
 from collections.abc import Callable, Container
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..core.ids import DRIVER
 from ..core.values import extent_of
 from ..futures import Future
 from ..wire.failures import exception_of
@@ -15,6 +16,9 @@ from ..wire.pickling import loads
 from .backpressure import Gate
 from .shell import Shell
 from .ticket import Ticket
+
+if TYPE_CHECKING:
+    from ..core.listing import Row
 
 # Every so many submissions the submitting thread reads what the workers have sent, so that they
 # do not run dry while a busy interpreter keeps the reader waiting. At about 10 µs a submission
@@ -164,6 +168,21 @@ class Driver(Shell):
     def make_waiters(self, future: Future[Any]) -> list[Any]:
         """The list through which `wait` and `as_completed` wait for a future."""
         return []
+
+    # -- looking
+
+    def list_objects(self) -> tuple[list[Row], dict[int, int]]:
+        """For `OwnershipExecutor.references`: the objects, and {process: pid}."""
+        from ..core.listing import list_objects
+
+        with self._lock:
+            if self._started and not self.ended.is_set():
+                self._pool.read_all()  # who borrows has said so
+                self._catch_up()
+                self._pool.flush()
+            processes = self.machine.lessor.processes
+            pids = {number: p.pid for number, p in processes.items() if p.pid is not None}
+            return list_objects(self.machine), {**pids, DRIVER: self.pid}
 
     # -- batched maps
 

@@ -35,7 +35,7 @@ from .ticket import Ticket
 from .wakeups import Wakeups
 
 if TYPE_CHECKING:
-    pass
+    from ..core.listing import Row
 
 # How long `cancel` waits for another worker's word on whether a task has started. Seconds.
 _CANCEL_WAIT_S = 1.0
@@ -194,6 +194,13 @@ class Inside(Waiting):
 
     def ask_close(self) -> None:
         """A task's executor is the driver's, and stays."""
+
+    def list_objects(self) -> tuple[list[Row], dict[int, int]]:
+        """For `OwnershipExecutor.references`: the objects, and {process: pid}."""
+        from ..core.listing import list_objects
+
+        with self._lock:
+            return list_objects(self.machine), {self.number: self.pid}
 
     def counters(self) -> dict[str, int]:
         """Figures for `OwnershipExecutor.statistics`, of this worker as an owner."""
