@@ -56,6 +56,9 @@ class OwnershipExecutor(ProcessPoolExecutor):
             nobody looks at move to files in the temporary directory; what finds no room goes there
             at once. By default nine tenths of `/dev/shm`, and at most half of the memory that the
             machine has or the control group allows.
+        worker_memory_bytes: how much memory the workers may use together, besides that of values.
+            When they use more, the task that began last, of those of the function that most of
+            them run, is ended with its worker and run again, if it may be. By default nobody looks.
         lineage_bytes: how much memory each process that submits tasks may use to remember how its
             values were made, so that lost ones can be computed again; beyond it the oldest are
             forgotten. 0 for none.
@@ -86,6 +89,7 @@ class OwnershipExecutor(ProcessPoolExecutor):
         max_retries: int = 3,
         retry_exceptions: Iterable[type[BaseException]] = (),
         store_bytes: int | None = None,
+        worker_memory_bytes: int | None = None,
         lineage_bytes: int = 64 << 20,
         max_pending_tasks: int | None = None,
         max_pending_bytes: int | None = None,
@@ -120,6 +124,7 @@ class OwnershipExecutor(ProcessPoolExecutor):
                     "method; supply a different mp_context"
                 )
         check_amount("store_bytes", store_bytes)
+        check_amount("worker_memory_bytes", worker_memory_bytes)
         check_amount("lineage_bytes", lineage_bytes, least=0)
         check_amount("max_pending_tasks", max_pending_tasks)
         check_amount("max_pending_bytes", max_pending_bytes)
@@ -138,6 +143,7 @@ class OwnershipExecutor(ProcessPoolExecutor):
             store_bytes,
             max_pending_tasks,
             max_pending_bytes,
+            worker_memory_bytes,
             lineage_bytes,
             max_retries,
         )

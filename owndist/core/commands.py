@@ -181,7 +181,7 @@ class Spawn(Record):
 
 
 class Kill(Record):
-    """End this worker process: it runs the task of a dead owner, and does not end by itself."""
+    """End this worker process, which runs a task that must not go on."""
 
     __slots__ = ("worker",)
 

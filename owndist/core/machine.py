@@ -42,6 +42,7 @@ from .landlords import LocalLandlord, RemoteLandlord
 from .leasing import OVERDUE_NS, Leases, Worker
 from .lessor import Lessor
 from .messages import Message
+from .pressure import Pressure
 from .recovery import Recovery
 from .references import Entry, ReferenceTable
 from .reports import (
@@ -56,6 +57,7 @@ from .reports import (
     Interrupted,
     LookedAgain,
     Mapped,
+    MemoryShort,
     Promised,
     Received,
     Returning,
@@ -141,6 +143,7 @@ class Machine:
             self.commands,
         )
         self.deaths = Deaths(self)
+        self.pressure = Pressure(self.leases, self.lessor, self.commands)
         self.draining = Draining(self)
         self.cancelling = Cancelling(self)
         self._on_report = self._report_handlers()
@@ -245,6 +248,7 @@ class Machine:
             Received: self._on_received,
             HandlesDropped: self._on_handles_dropped,
             ValueLost: self.recovery.on_value_lost,
+            MemoryShort: self.pressure.on_memory_short,
             HandleAdded: self._on_handle_added,
             Stored: self._on_stored,
             Promised: self._on_promised,

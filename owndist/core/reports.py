@@ -426,6 +426,16 @@ class LookedAgain(Record):
     __slots__ = ()
 
 
+class MemoryShort(Record):
+    """The workers use more memory than they may; both in bytes."""
+
+    __slots__ = ("used", "limit")
+
+    def __init__(self, used: int, limit: int) -> None:
+        self.used = used
+        self.limit = limit
+
+
 class TimerDue(Record):
     """The time that `next_deadline` gave has come."""
 

@@ -171,6 +171,33 @@ class Driver(Shell):
 
     # -- looking
 
+    def counters(self) -> dict[str, int]:
+        """Figures for `OwnershipExecutor.statistics`."""
+        sent = received = workers = 0
+        with self._lock:
+            if self._started:
+                if not self.ended.is_set():
+                    self._catch_up()
+                    self._pool.flush()
+                sent, received = self._pool.traffic()
+                workers = len(self._pool.processes)
+            submission = self.machine.submission
+            return {
+                "tasks_submitted": submission.submitted,
+                "tasks_finished": submission.finished,
+                "tasks_failed": submission.failed,
+                "tasks_cancelled": submission.cancelled,
+                "tasks_retried": submission.retried,
+                "tasks_recomputed": self.machine.recovery.recomputed,
+                "workers": workers,
+                "workers_died": self.machine.workers_died,
+                "bytes_sent": sent,
+                "bytes_received": received,
+                "bytes_mapped": self._bytes_mapped,
+                "bytes_put": self._bytes_put,
+                **self.machine.spilling.figures(),
+            }
+
     def list_objects(self) -> tuple[list[Row], dict[int, int]]:
         """For `OwnershipExecutor.references`: the objects, and {process: pid}."""
         from ..core.listing import list_objects

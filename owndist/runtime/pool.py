@@ -191,6 +191,10 @@ class WorkerPool:
         for worker in self.processes.values():
             self._signal(worker, signum)
 
+    def pids(self) -> list[int]:
+        """The process ids of the workers, as far as they are known. Any thread."""
+        return [w.pid for w in list(self.processes.values()) if w.pid is not None]
+
     def kill(self, number: int) -> None:
         """End one worker at once."""
         worker = self.processes.get(number)

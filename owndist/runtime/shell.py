@@ -21,7 +21,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.commands import (
     Abandon,
@@ -51,6 +51,7 @@ from ..core.reports import (
     ErrorJudged,
     HandlesDropped,
     LookedAgain,
+    MemoryShort,
     ShutdownAsked,
     Spilled,
     StreamsCut,
@@ -72,6 +73,9 @@ from .owner import Owner
 from .parts import make_parts
 from .spiller import Spiller
 from .template import NOT_STARTED
+
+if TYPE_CHECKING:
+    from .memory_watch import MemoryWatch
 
 _log = logging.getLogger("owndist.driver")
 _workers_log = logging.getLogger("owndist.workers")
@@ -98,6 +102,7 @@ class Shell(Owner):
         max_tasks_per_child: after so many tasks a worker is replaced.
         store_bytes: how much shared memory all values may take; None to choose.
         max_pending_tasks, max_pending_bytes: beyond them `submit` waits; None for any amount.
+        worker_memory_bytes: how much memory all workers may use; None for any amount.
         lineage_bytes: the limit of what is kept to compute lost values again.
         max_retries: of tasks that tasks submit.
     """
@@ -112,6 +117,7 @@ class Shell(Owner):
         store_bytes: int | None,
         max_pending_tasks: int | None,
         max_pending_bytes: int | None,
+        worker_memory_bytes: int | None,
         lineage_bytes: int,
         max_retries: int,
     ) -> None:
@@ -126,6 +132,8 @@ class Shell(Owner):
         self._initargs = initargs
         self._store_bytes = store_bytes
         self._max_retries = max_retries
+        self._worker_memory_bytes = worker_memory_bytes
+        self._watch: MemoryWatch | None = None
         self.machine.references.lineage.limit_bytes = lineage_bytes
         if max_pending_tasks is not None or max_pending_bytes is not None:
             self._gate = Gate(self._lock, self.machine, max_pending_tasks, max_pending_bytes)
@@ -187,6 +195,11 @@ class Shell(Owner):
             self._encoder, self._store = parts.encoder, parts.store
             self._pool, self._reader = parts.pool, parts.reader
             self._spiller = Spiller(parts.store, self._on_spilled)
+            if self._worker_memory_bytes is not None:
+                from .memory_watch import MemoryWatch
+
+                limit = self._worker_memory_bytes
+                self._watch = MemoryWatch(limit, self._pool.pids, self._on_memory_short)
             self._started = True
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -266,6 +279,14 @@ class Shell(Owner):
 
     def _is_over(self) -> bool:
         return self.ended.is_set()
+
+    def _on_memory_short(self, used: int) -> None:
+        """In the watch's thread."""
+        with self._lock:
+            if not self.ended.is_set() and not self._change.halfway:
+                self._feed(MemoryShort(used, self._worker_memory_bytes or 0))
+                self._pool.flush()
+        self._reader.poke()
 
     def _log_later(self, level: int, text: str, args: tuple[Any, ...]) -> None:
         """Lock held. Handlers are the user's code, and may ask us things: not under the lock."""
@@ -460,6 +481,8 @@ class Shell(Owner):
     def _finish(self) -> None:
         """Every task is done and every worker gone: let go of all the rest."""
         self._spiller.close()
+        if self._watch is not None:
+            self._watch.close()
         if self._gate is not None:
             self._gate.look_again()
         with self._lock:
@@ -474,33 +497,6 @@ class Shell(Owner):
         """Lock held. The store is about to close: see that futures can still get their values."""
 
     # -- looking
-
-    def counters(self) -> dict[str, int]:
-        """Figures for `OwnershipExecutor.statistics`."""
-        sent = received = workers = 0
-        with self._lock:
-            if self._started:
-                if not self.ended.is_set():
-                    self._catch_up()
-                    self._pool.flush()
-                sent, received = self._pool.traffic()
-                workers = len(self._pool.processes)
-            submission = self.machine.submission
-            return {
-                "tasks_submitted": submission.submitted,
-                "tasks_finished": submission.finished,
-                "tasks_failed": submission.failed,
-                "tasks_cancelled": submission.cancelled,
-                "tasks_retried": submission.retried,
-                "tasks_recomputed": self.machine.recovery.recomputed,
-                "workers": workers,
-                "workers_died": self.machine.workers_died,
-                "bytes_sent": sent,
-                "bytes_received": received,
-                "bytes_mapped": self._bytes_mapped,
-                "bytes_put": self._bytes_put,
-                **self.machine.spilling.figures(),
-            }
 
     def describe(self) -> str:
         """The state in words."""
