@@ -136,6 +136,24 @@ def test_a_stopped_task_is_not_retried_and_nobody_is_charged_when_its_worker_die
     assert door.machine.submission.retried == 0
 
 
+def test_a_retried_task_is_stopped_in_its_present_attempt() -> None:
+    """Its first worker died; whatever that one may have said is no news of the second (Law 51)."""
+    door = running(max_retries=3)
+    door.end(1, running=1)
+    door.up(2)
+    commands = door.stop(1, force=True)
+    assert sends(commands, m.INTERRUPT, 2) == [(m.INTERRUPT, 1, 2, False, None)]
+    door.done(2, 1, attempt=1)
+    assert 1 in door.machine.submission.tasks
+    assert only(door.tick(GRACE_NS), KillIfRunning) == [
+        KillIfRunning(2, DRIVER, execution_id(1, 2))
+    ]
+    door.done(2, 1, attempt=2)
+    assert door.outcomes() == {1: (CANCELLED, None)}
+    door.drop(1)
+    door.assert_empty()
+
+
 def test_force_kills_at_once_and_again_until_the_task_is_over() -> None:
     """`f.cancel(force=True)`; the first look came before the worker had started it (Law 66)."""
     door = running()
