@@ -428,6 +428,7 @@ class Submission:
     def let_go(self, task: Task, retain: bool = False) -> None:
         """The task is over: it needs its arguments no more, unless it may have to run again."""
         task.state = T_OVER
+        task.parent = None  # if it runs again, that is for whoever wants its value
         del self.tasks[task.id]
         if task.returns is not None:
             several.forget(self, task)
