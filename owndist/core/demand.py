@@ -44,9 +44,10 @@ class Demand:
         wanted = False
         for task in ready:
             if task.state == T_READY:  # not cancelled meanwhile
-                count += 1
+                count = min(count + 1, landlord.most)
                 wanted |= task.wanted
-                if count == landlord.most:
+                # What has been recalled may stand before one that a worker waits for.
+                if count == landlord.most and (wanted or not self.wanted):
                     break
         self.wanted = wanted
         # A few more or less are no news, for each that is granted is counted off.

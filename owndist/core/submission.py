@@ -210,9 +210,11 @@ class Submission:
         worker.asked_back = False
         attempts = worker.recalls.popleft() if worker.recalls else {}
         given_set = frozenset(given)
-        for task_id in reversed(asked):  # so that they stand in the old order at the front
-            task = worker.queue.get(task_id)
-            if task is None or attempts.get(task_id, task.attempt) != task.attempt:
+        tasks = [worker.queue[task_id] for task_id in reversed(asked) if task_id in worker.queue]
+        # So that they stand in the old order at the front, after those that a worker waits for.
+        for task in sorted(tasks, key=_is_wanted):
+            task_id = task.id
+            if attempts.get(task_id, task.attempt) != task.attempt:
                 continue
             if task_id not in given_set:
                 if task.cancel_asked:
@@ -365,7 +367,8 @@ class Submission:
         `running` is the execution of a task of this owner that it had started, or 0. A task may
         have come back to the worker that has just reported it, so the attempt counts.
         """
-        for task in reversed(list(worker.queue.values())):
+        backwards = list(worker.queue.values())[::-1]
+        for task in sorted(backwards, key=_is_wanted):
             if execution_id(task.id, task.attempt) != running or task.state == T_STOPPING:
                 self.requeue(task)
                 continue
@@ -494,6 +497,10 @@ def _learn(estimates: dict[int, int], function: int, elapsed_ns: int) -> None:
     if estimate is not None:
         cost = estimate + ((cost - estimate) >> (1 if cost < estimate else 3))
     estimates[function] = cost
+
+
+def _is_wanted(task: Task) -> bool:
+    return task.wanted
 
 
 def _check(submission: Submission) -> None:

@@ -232,3 +232,19 @@ def test_no_worker_is_started_for_a_task_that_was_cancelled() -> None:
         door.cancel(task)
     door.submit(3)
     assert door.spawned() == [1, 2]
+
+
+def test_a_recalled_task_for_which_a_worker_waits_is_seen_behind_others() -> None:
+    """Every process waits, the cap is reached, and the one task that would help was sent to one of
+    them, behind another (Law 53)."""
+    door = Door()
+    door.make_short()
+    door.machine.lessor.max_processes = 1
+    for task in (1, 2, 3):
+        door.submit(task)
+    door.up(1)
+    door.blocked(1, 3)
+    assert sends(door.say(1, (m.RECALLED, (1, 2, 3), (2, 3))), m.TASK) == []
+    assert door.spawned() == [1, 2]
+    door.up(2)
+    assert door.tasks_sent()[3:] == [(2, 3, 2), (2, 2, 2)]
