@@ -105,6 +105,7 @@ class Cancelling:
             return False
         self._answer(task.id, True)  # others may have asked, too
         if task.state not in (T_SENT, T_STOPPING):
+            task.cancel_asked = False
             self._submission.settle(task, CANCELLED, None)
             return True
         assert task.worker is not None
@@ -231,8 +232,6 @@ def fail_all(submission: Submission, failure: Failure, now: int) -> None:
             continue
         if task.state != T_WAITING:
             submission.failed += 1
-        if task.cancel_asked:
-            submission._commands.append(CancelAnswered(task.id, False))
         submission.settle(task, FAILED, failure)
     for worker in relieved.values():
         submission.settle_down(worker, now)

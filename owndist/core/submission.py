@@ -235,8 +235,6 @@ class Submission:
             return
         task.worker = None
         if task.cancel_asked or (task.returns is not None and task.returns.closed):
-            if task.cancel_asked:
-                self._commands.append(CancelAnswered(task.id, True))
             self.settle(task, CANCELLED, None)
             return
         if task.slots:
@@ -354,8 +352,6 @@ class Submission:
             self.retried += not task.cancel_asked
             self.requeue(task)
         else:
-            if task.cancel_asked:
-                self._commands.append(CancelAnswered(task_id, False))
             self.failed += 1
             self.settle(task, FAILED, task.failure)
 
@@ -381,8 +377,6 @@ class Submission:
                     self._commands.append(Log(_WARNING, text, details))
                 self.requeue(task)
             else:
-                if task.cancel_asked:
-                    self._commands.append(CancelAnswered(task.id, False))
                 self.failed += 1
                 self.settle(task, FAILED, (DIED, (pid, exitcode, task.charged, stack), task.name))
         worker.queue.clear()
@@ -421,6 +415,9 @@ class Submission:
         nested: tuple[Ref, ...] = (),
     ) -> list[Task]:
         """All that the task has not given yet has its outcome. Returns what `settle_entry` does."""
+        if task.cancel_asked:
+            task.cancel_asked = False
+            self._commands.append(CancelAnswered(task.id, status == CANCELLED))
         self.cancelled += status == CANCELLED
         entry = self.references.entries[task.id]
         dependents = self.settle_entry(entry, status, value, nested)

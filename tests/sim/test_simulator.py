@@ -28,6 +28,7 @@ REGRESSIONS = {
     218: "a borrowed future that was made again never heard its outcome",
     11: "an object was freed while a worker kept a handle",
     1288906080: "no fault of the machine's: the checker took it for that death, too",
+    2835938462: "who had cancelled a task whose argument was lost never heard so",
     3321931192: "a death was charged to the next attempt, which had not started",
 }
 
