@@ -283,13 +283,15 @@ class Allocator:
             except OSError as error:
                 # No memory for more pages. An older value's pages in another arena may yet do;
                 # a new arena could not.
-                # Without its traceback, which holds this frame, which would hold it.
-                failure = error.with_traceback(None)
+                failure = bare(error)
                 continue
             if place is not None:
                 return place
         if failure is not None:
-            raise failure
+            try:
+                raise failure
+            finally:
+                failure = None  # it has this frame in its traceback
         return None
 
     def _find_in_cache(self, size: int) -> Place | None:
@@ -326,11 +328,13 @@ class Allocator:
         end = offset + size
         try:
             if end > segment.reserved:
-                try:
-                    step = min(round_up(end, ARENA_STEP_BYTES), segment.size)
-                    self._reserve(segment, step)
-                except OSError:
-                    self._reserve(segment, end)  # a whole step does not fit, this value may
+                for wanted in (min(round_up(end, ARENA_STEP_BYTES), segment.size), end):
+                    try:
+                        self._reserve(segment, wanted)
+                        break
+                    except OSError:
+                        if wanted == end:
+                            raise  # else a whole step does not fit, but this value may
         except BaseException:
             arena.release(offset)
             raise
@@ -420,6 +424,16 @@ class Allocator:
             self.spill_directory,
             describe_room(self.spill_directory),
         )
+
+
+def bare(error: OSError) -> OSError:
+    """An error that is kept while others are tried, without what it would keep with it.
+
+    A traceback holds its frames, and these all their callers' frames up to the user's own. One of
+    them would hold the error: nothing of all that would go before the next garbage collection.
+    """
+    error.__context__ = None
+    return error.with_traceback(None)
 
 
 def round_up(size: int, step: int) -> int:

@@ -437,6 +437,8 @@ class Store:
         return found
 
     def _try_to_fill(self, size: int, parts: list[tuple[int, memoryview]]) -> Place | OSError:
+        from owndist.store.allocator import bare
+
         failure: OSError = OSError()
         allocator = self._allocator
         left = [allocator.find_in_file, allocator.find_in_memory]
@@ -445,8 +447,7 @@ class Store:
             try:
                 place = find(size)
             except OSError as error:
-                # Without its traceback, which holds this frame, which would hold it.
-                failure = error.with_traceback(None)
+                failure = bare(error)
                 continue
             try:
                 place.segment.write([(place.offset + offset, data) for offset, data in parts])
@@ -458,8 +459,7 @@ class Store:
                 left.append(find)
             except OSError as error:
                 # Its room was reserved, so this is rare: a disk error, no more mappings.
-                # Without its traceback, which holds this frame, which would hold it.
-                failure = error.with_traceback(None)
+                failure = bare(error)
                 allocator.discard(place)
             except BaseException:
                 allocator.discard(place)

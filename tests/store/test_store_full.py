@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from owndist.store.ledger import Ledger, create_ledger
 from owndist.store.local import Store
 from tests.store.pickled import run_python, segments
 
@@ -338,3 +342,33 @@ store.close()
         str(spill),
     )
     assert output.split("\n") == ["True", "[]"]
+
+
+def test_a_write_that_finds_no_room_leaves_no_garbage(make_store: MakeStore) -> None:
+    """Law 13: what the writer's callers hold goes at once, not with the next collection.
+
+    A traceback holds all callers' frames. An error that is kept while other places are tried must
+    not be part of a circle with one of them.
+    """
+
+    class Local:
+        """Stands for what a task has: futures, arrays."""
+
+    ledger_fd = create_ledger(1 << 20)
+    store = make_store(ledger=Ledger(ledger_fd, 0))
+
+    def write(size: int) -> tuple[weakref.ref[Local], bool]:
+        local = Local()
+        stored = store.write(b"head", [b"a" * size])
+        return weakref.ref(local), os.path.isabs(stored[0][2])
+
+    gc.collect()
+    gc.disable()
+    try:
+        for size in (300_000, 300_000, 300_000, 300_000, 3_000_000, 300_000):
+            left, in_file = write(size)
+            assert left() is None, f"a write of {size} bytes left garbage (in a file: {in_file})"
+        assert in_file
+    finally:
+        gc.enable()
+        os.close(ledger_fd)
