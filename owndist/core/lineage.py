@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from .references import Entry, ReferenceTable
     from .task import Task
 
+# One text for all: there may be a million such entries.
+_EVICTED = "what it was made from is no longer kept: lineage evicted (lineage_bytes)"
+
 # What a retained task takes up besides its arguments: the task, its entry, their places in tables.
 TASK_BYTES = 1_000
 
@@ -87,10 +90,7 @@ class Lineage:
         while self.tasks and self.used_bytes > self.limit_bytes // 2:
             ref = next(iter(self.tasks))
             entry = self._table.entries[ref]
-            entry.fate = (
-                "what it was made from is no longer kept: lineage evicted, beyond lineage_bytes="
-                f"{self.limit_bytes}"
-            )
+            entry.fate = _EVICTED
             released = self.forget(ref)
             self._table.release_if_unneeded(entry)
             for taken in released:
