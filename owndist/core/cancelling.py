@@ -55,7 +55,7 @@ class Cancelling:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._submission = machine.submission
-        self._kill_at: dict[TaskId, int] = {}  # tasks that may not take longer than that
+        self.kill_at: dict[TaskId, int] = {}  # tasks that may not take longer than that
 
     # -- the owner's side
 
@@ -116,7 +116,7 @@ class Cancelling:
         self._machine.commands.append(Send(task.worker.number, message))
         if kills:
             if running:
-                self._kill_at.setdefault(task.id, now + GRACE_NS)
+                self.kill_at.setdefault(task.id, now + GRACE_NS)
             else:
                 self._kill(task, now)
         return True
@@ -139,21 +139,21 @@ class Cancelling:
             self._machine.commands.append(KillIfRunning(number, DRIVER, execution))
         else:
             self._machine.commands.append(Send(DRIVER, (CONDEMN, number, execution)))
-        self._kill_at[task.id] = now + GRACE_NS
+        self.kill_at[task.id] = now + GRACE_NS
 
     def next_deadline(self) -> int | None:
         """When `time_passed` is wanted, if ever."""
-        return min(self._kill_at.values()) if self._kill_at else None
+        return min(self.kill_at.values()) if self.kill_at else None
 
     def time_passed(self, now: int) -> None:
         """Kill the workers of the tasks that have not ended in time."""
-        for task_id, due in list(self._kill_at.items()):
+        for task_id, due in list(self.kill_at.items()):
             if due <= now:
                 task = self._submission.tasks.get(task_id)
                 if task is not None:
                     self._kill(task, now)
                 else:
-                    del self._kill_at[task_id]  # it is over
+                    del self.kill_at[task_id]  # it is over
 
     # -- the lessor's side
 
@@ -195,7 +195,7 @@ class Cancelling:
 
     def check(self) -> None:
         """The invariants; raises AssertionError naming the task."""
-        for task_id in self._kill_at:
+        for task_id in self.kill_at:
             task = self._submission.tasks.get(task_id)
             assert task is None or task.state == T_STOPPING, f"task {task_id} may go on"
 

@@ -417,10 +417,6 @@ class Lessor:
 
     # -- time
 
-    def has_timers(self) -> bool:
-        """Whether there can be a deadline: with one owner only, as a rule, there is none."""
-        return len(self.demands) > 1 or bool(self.spare or self.orphans)
-
     def next_deadline(self) -> int | None:
         """When to come back for somebody who has no worker, or for an orphan; in ns."""
         due = None

@@ -218,10 +218,14 @@ class Machine:
 
     def next_deadline(self) -> int | None:
         """When `TimerDue` is wanted, in ns; None for never. Ask after every `handle`."""
-        due = _earlier(self._overdue_at, self.cancelling.next_deadline())
-        if self.number != DRIVER or not self.lessor.has_timers():
-            return due
-        return _earlier(due, self.lessor.next_deadline())
+        due = self._overdue_at
+        if self.cancelling.kill_at:
+            due = _earlier(due, self.cancelling.next_deadline())
+        lessor = self.lessor
+        # With one owner only, as a rule, the lessor has none.
+        if len(lessor.demands) > 1 or lessor.spare or lessor.orphans:
+            due = _earlier(due, lessor.next_deadline())
+        return due
 
     def may_leave(self) -> bool:
         """Whether a worker that was told to stop may end (Law 26: not while it owns objects)."""
@@ -323,7 +327,8 @@ class Machine:
     # -- reports of the process's own code
 
     def _on_submitted(self, report: Submitted, now: int) -> None:
-        self.submission.submit(report, self.execution.current())
+        execution = self.execution
+        self.submission.submit(report, execution.current() if execution.started else None)
 
     def _on_stored(self, report: Stored, now: int) -> None:
         entry = self.references.create(report.object)

@@ -57,12 +57,13 @@ class Running:
 
     def on_task_ended(self, report: TaskEnded, now: int) -> None:
         """It has ended."""
-        assert self._execution.running is not None
-        owner = self._execution.running[0]
+        started = self._execution.started
+        task = started[-1]
+        owner = task[0]
         extras = self._extras(report, owner)
-        outermost = len(self._execution.started) == 1
+        outermost = len(started) == 1
         if self._waits:
-            self._keep_waits([task for task in self._waits if task != self._execution.running])
+            self._keep_waits([other for other in self._waits if other != task])
         done = self._execution.end(report, extras)
         if owner not in self._borrowing.dead:
             self._commands.append(done)

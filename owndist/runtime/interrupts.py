@@ -72,7 +72,7 @@ class Interrupts:
     ) -> None:
         # {execution: what `on_struck` is to be told, or None}; the worker's lock is held for
         # changes, but not when one is taken out.
-        self._wanted: dict[ExecutionKey, bool | None] = {}
+        self.wanted: dict[ExecutionKey, bool | None] = {}
         self._current = current
         self._wake_reader = wake_reader
         self._on_struck = on_struck
@@ -91,13 +91,13 @@ class Interrupts:
         What it has waited for may have been cancelled with it. It must not hear of that first, or
         the interrupt would strike in the middle of what it does about it.
         """
-        if self._wanted and threading.get_ident() == self._main:
+        if self.wanted and threading.get_ident() == self._main:
             self._on_signal(0, sys._getframe())
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         execution = self._current()
-        if execution is not None and execution in self._wanted and _may_raise(frame):
-            children = self._wanted.pop(execution)
+        if execution is not None and execution in self.wanted and _may_raise(frame):
+            children = self.wanted.pop(execution)
             if children is not None:
                 self._on_struck(execution, children)
             raise TaskCancelled("the task was cancelled while it ran")
@@ -107,28 +107,28 @@ class Interrupts:
     def ask(self, execution: ExecutionKey, children: bool | None) -> None:
         """Interrupt this execution, which has started and was not reported."""
         if children is None:
-            children = self._wanted.get(execution)  # what was asked for before still counts
-        self._wanted[execution] = children
+            children = self.wanted.get(execution)  # what was asked for before still counts
+        self.wanted[execution] = children
         self._wait_s = 0.0
         self._wake_reader()
 
     def end(self, execution: ExecutionKey) -> bool | None:
         """The execution is over. Returns what `on_struck` would be told, if it did not strike."""
-        return self._wanted.pop(execution, None)
+        return self.wanted.pop(execution, None)
 
     # -- the reader thread
 
     def next_timeout(self, timeout_s: float | None) -> float | None:
         """How long the reader may sleep, if it would sleep so long otherwise."""
-        if not self._wanted:
+        if not self.wanted:
             return timeout_s
         return self._wait_s if timeout_s is None else min(timeout_s, self._wait_s)
 
     def send_due(self) -> None:
         """Send the signal, if somebody is to be interrupted."""
-        if self._wanted:
+        if self.wanted:
             self._wait_s = min(max(_FIRST_S, 2 * self._wait_s), _LAST_S)
-            if self._current() in self._wanted:
+            if self._current() in self.wanted:
                 assert self._main is not None
                 signal.pthread_kill(self._main, _SIGNAL)
 

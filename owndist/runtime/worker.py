@@ -165,9 +165,10 @@ class Worker(Inside):
                 if item is not None and item[1][0] == m.ENTRY:
                     self._bindings.due(*item)
                 elif item is None:
-                    self._forget_dropped()  # it may be all that keeps this process
+                    if self._dropped:
+                        self._forget_dropped()  # it may be all that keeps this process
                     self._flush()
-                    if machine.may_leave():
+                    if machine.execution.stopping and machine.may_leave():
                         break
                     self._main_waits = True
                 else:
@@ -188,7 +189,7 @@ class Worker(Inside):
         for fd in self._signals.wait_main():
             self._receive(fd)
         self._main_waits = False
-        if self.machine.cancelling.next_deadline() is not None:
+        if self.machine.cancelling.kill_at:
             self._poke_reader()  # which minds the time
         if self._judgements or self._completions:
             self._do_chores()
@@ -225,13 +226,15 @@ class Worker(Inside):
         # that future, before it hears of the value. The reader tells of no extent that is mapped;
         # so nothing is said before the DONE.
         with self._lock:
-            children = self._interrupts.end((owner, task, attempt))
-            if children is not None:
-                self._feed(Interrupted((owner, task, attempt), children))
+            if self._interrupts.wanted:
+                children = self._interrupts.end((owner, task, attempt))
+                if children is not None:
+                    self._feed(Interrupted((owner, task, attempt), children))
             mapped = tuple(self._store.mapped())
             self._feed(TaskEnded(task, attempt, status, value, elapsed, mapped, entries))
             futures.clear()
-            self._forget_dropped()
+            if self._dropped:
+                self._forget_dropped()
             if outermost:
                 self._record.finish()
             if begun + elapsed - self._mailbox.since > _LINGER_NS:
