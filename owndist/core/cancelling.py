@@ -35,6 +35,7 @@ from . import returns
 from .commands import CancelAnswered, Interrupt, KillIfRunning, Send
 from .ids import DRIVER, ExecutionKey, ProcessNumber, TaskId, execution_id
 from .messages import CONDEMN, INTERRUPT, RECALL, Message
+from .recalling import recall
 from .reports import CancelAsked, CancelWithdrawn, Interrupted
 from .task import T_JUDGING, T_OVER, T_READY, T_SENT, T_STOPPING, T_WAITING, Task
 from .values import CANCELLED, FAILED, Failure
@@ -208,7 +209,7 @@ def cancel_all(submission: Submission) -> None:
         for task in worker.queue.values():
             task.cancel_asked = task.state != T_STOPPING
         if worker.queue:
-            submission.recall(worker)
+            recall(submission, worker)
 
 
 def cancel_unsent(submission: Submission) -> None:

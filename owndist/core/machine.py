@@ -43,6 +43,7 @@ from .leasing import OVERDUE_NS, Leases, Worker
 from .lessor import Lessor
 from .messages import Message
 from .pressure import Pressure
+from .recalling import on_recalled, recall_overdue
 from .recovery import Recovery
 from .references import Entry, ReferenceTable
 from .reports import (
@@ -379,7 +380,7 @@ class Machine:
 
     def _on_timer_due(self, report: TimerDue, now: int) -> None:
         if self._overdue_at is not None and self._overdue_at <= now:
-            self._overdue_at = self.submission.recall_overdue(now)
+            self._overdue_at = recall_overdue(self.submission, now)
             self.submission.sent_ahead = self._overdue_at is not None
         self.cancelling.time_passed(now)
         if self.number == DRIVER:
@@ -429,7 +430,7 @@ class Machine:
     def _on_recalled(self, peer: ProcessNumber, message: Message, now: int) -> None:
         worker = self._executor_of(peer, message[1][0])
         if worker is not None:
-            self.submission.on_recalled(worker, message[1], message[2], now)
+            on_recalled(self.submission, worker, message[1], message[2], now)
 
     def _on_unmapped(self, peer: ProcessNumber, message: Message, now: int) -> None:
         for key in message[1]:

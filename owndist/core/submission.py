@@ -20,8 +20,9 @@ from .commands import CancelAnswered, Command, Complete, JudgeError, Log, Send
 from .demand import Demand, Landlord
 from .ids import ExecutionKey, ExtentKey, ObjectId, ProcessNumber, Ref, TaskId, execution_id
 from .inputs import await_inputs
-from .leasing import AHEAD_NS, OVERDUE_NS, Leases, Worker
-from .messages import OUTCOME, RECALL, TASK, WANT
+from .leasing import AHEAD_NS, Leases, Worker
+from .messages import OUTCOME, TASK, WANT
+from .recalling import is_wanted, recall
 from .references import Entry, ReferenceTable
 from .reports import Submitted
 from .task import T_JUDGING, T_OVER, T_READY, T_SENT, T_STOPPING, T_WAITING, Task
@@ -179,55 +180,6 @@ class Submission:
             else:
                 todo.extend(task.slots)
 
-    def recall_overdue(self, now: int) -> int | None:
-        """Call back what waits behind a task that runs long. When to look again, if ever."""
-        if not self.landlord.has_others():
-            return None  # there is nobody else to run it
-        due = None
-        for worker in self.leases.workers.values():
-            if len(worker.queue) > 1:
-                at = worker.progress_at + OVERDUE_NS
-                if at <= now:
-                    if not worker.asked_back:
-                        self.recall(worker)
-                    at = now + OVERDUE_NS  # what it is sent meanwhile may have to come back too
-                if due is None or at < due:
-                    due = at
-        return due
-
-    def recall(self, worker: Worker) -> None:
-        """Ask the worker for all that it has not started."""
-        self.leases.pass_over(worker)
-        worker.asked_back = True
-        tasks = list(worker.queue)
-        worker.recalls.append({task.id: task.attempt for task in worker.queue.values()})
-        self._commands.append(Send(worker.number, (RECALL, tuple(tasks))))
-
-    def on_recalled(
-        self, worker: Worker, asked: tuple[int, ...], given: tuple[int, ...], now: int
-    ) -> None:
-        """The worker's answer: what it gives back it will not start."""
-        worker.asked_back = False
-        attempts = worker.recalls.popleft() if worker.recalls else {}
-        given_set = frozenset(given)
-        tasks = [worker.queue[task_id] for task_id in reversed(asked) if task_id in worker.queue]
-        # So that they stand in the old order at the front, after those that a worker waits for.
-        for task in sorted(tasks, key=_is_wanted):
-            task_id = task.id
-            if attempts.get(task_id, task.attempt) != task.attempt:
-                continue
-            if task_id not in given_set:
-                if task.cancel_asked:
-                    task.cancel_asked = False
-                    self._commands.append(CancelAnswered(task_id, False))
-                continue
-            self.leases.relieve(worker, task)
-            self.requeue(task)
-        if not worker.queue:
-            # With a task that has started it stays passed over: what has just come back must
-            # not go there again while somebody else could run it.
-            self.settle_down(worker, now)
-
     def requeue(self, task: Task) -> None:
         """No worker has the task any more, and it has no outcome."""
         if task.state == T_STOPPING:
@@ -269,13 +221,13 @@ class Submission:
         """The lessor wants it back: it does what it has started, and no more."""
         self.leases.revoke(worker)
         if len(worker.queue) > 1 and not worker.asked_back:
-            self.recall(worker)
+            recall(self, worker)
         self.settle_down(worker, now)
 
     def block(self, worker: Worker) -> None:
         """The worker's task waits for a future; what stands behind it goes elsewhere."""
         if self.leases.block(worker) and len(worker.queue) > 1:
-            self.recall(worker)
+            recall(self, worker)
 
     def unblock(self, worker: Worker, now: int) -> None:
         """It waits no more."""
@@ -364,7 +316,7 @@ class Submission:
         have come back to the worker that has just reported it, so the attempt counts.
         """
         backwards = list(worker.queue.values())[::-1]
-        for task in sorted(backwards, key=_is_wanted):
+        for task in sorted(backwards, key=is_wanted):
             if execution_id(task.id, task.attempt) != running or task.state == T_STOPPING:
                 self.requeue(task)
                 continue
@@ -494,10 +446,6 @@ def _learn(estimates: dict[int, int], function: int, elapsed_ns: int) -> None:
     if estimate is not None:
         cost = estimate + ((cost - estimate) >> (1 if cost < estimate else 3))
     estimates[function] = cost
-
-
-def _is_wanted(task: Task) -> bool:
-    return task.wanted
 
 
 def _check(submission: Submission) -> None:
