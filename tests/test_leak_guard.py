@@ -277,8 +277,17 @@ def test_seed_is_shown_on_failure_and_can_be_given(pytester, monkeypatch):
     )
     command = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider")
     monkeypatch.delenv("OWNDIST_SEED", raising=False)
+    monkeypatch.delenv("CI", raising=False)
     different = pytester.run(*command)
     different.assert_outcomes(passed=1, failed=1)
     different.stdout.fnmatch_lines(["*Captured seed setup*", "OWNDIST_SEED=* repeats this run"])
+    monkeypatch.setenv("CI", "true")
+    again = [_seed_of(pytester.run(*command)) for _ in range(2)]
+    assert again[0] == again[1]
     monkeypatch.setenv("OWNDIST_SEED", "17")
     pytester.run(*command).assert_outcomes(passed=2)
+
+
+def _seed_of(result: pytest.RunResult) -> str:
+    (line,) = [line for line in result.outlines if line.startswith("OWNDIST_SEED=")]
+    return line

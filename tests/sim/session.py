@@ -53,6 +53,7 @@ class Session:
         self.deaths: dict[tuple[int, int], int] = {}  # {(owner, task): deaths while it ran}
         self.cancelled: dict[tuple[int, int], None] = {}
         self.stops: random.Random | None = None  # if tasks that run are stopped
+        self.lenders: dict[int, set[int]] = {}  # {owner: those who lent its objects on}
         self.doubtful: dict[tuple[int, int], None] = {}  # `cancel` gave up on them
         self.workers: dict[int, Worker] = {}
         self.driver = Driver(self, program, Machine(DRIVER, max_workers, max_tasks))
@@ -230,6 +231,8 @@ class Session:
                 assert isinstance(task, Plan)
                 assert task.raises, f"{task.name} raises"
                 assert thing.doomed or self.dead, f"{thing.name} fails with {said}"
+            elif said[1] is None:
+                assert self.cancelled, f"{thing.name} has read what nobody has cancelled"
             else:
                 self.check_failure(said[1], thing)
         elif kind == DIED:
@@ -243,7 +246,9 @@ class Session:
         elif kind == OWNER_DIED:
             number = int(detail.split()[1].rstrip(","))
             assert self.is_dead(number), f"{thing.name}: {failure}, who lives"
+            # Or all that it owned was let go of, since who had lent it on was killed.
             over = number in self.killed or self.driver.drained
+            over = over or any(lender in self.killed for lender in self.lenders.get(number, ()))
             assert over, f"{thing.name}: {failure}, who has left"
         else:
             assert kind == LOST and self.killed, f"{thing.name}: {failure}"
