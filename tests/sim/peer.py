@@ -332,8 +332,6 @@ class Peer:
         handle = Handle(self, ref)
         if not own:
             self.borrowed[address] = handle
-            if lender is not None:
-                self.session.lenders.setdefault(address.owner, set()).add(lender)
         self.feed(HandleAdded(ref, lender))
         self.flush()
         entry = self.machine.references.entries[ref]

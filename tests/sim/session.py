@@ -53,7 +53,7 @@ class Session:
         self.deaths: dict[tuple[int, int], int] = {}  # {(owner, task): deaths while it ran}
         self.cancelled: dict[tuple[int, int], None] = {}
         self.stops: random.Random | None = None  # if tasks that run are stopped
-        self.lenders: dict[int, set[int]] = {}  # {owner: those who lent its objects on}
+        self.let_go: dict[tuple[int, int], None] = {}  # a borrower was told so
         self.doubtful: dict[tuple[int, int], None] = {}  # `cancel` gave up on them
         self.workers: dict[int, Worker] = {}
         self.driver = Driver(self, program, Machine(DRIVER, max_workers, max_tasks))
@@ -220,6 +220,8 @@ class Session:
         else:
             assert status == FAILED
             self.check_failure(value, thing)
+            if not own:
+                self.let_go[name] = None
 
     def check_failure(self, failure: Any, thing: Thing) -> None:
         """Whether something has happened that allows this (Laws 33, 46, 50)."""
@@ -246,10 +248,8 @@ class Session:
         elif kind == OWNER_DIED:
             number = int(detail.split()[1].rstrip(","))
             assert self.is_dead(number), f"{thing.name}: {failure}, who lives"
-            # Or all that it owned was let go of, since who had lent it on was killed.
-            over = number in self.killed or self.driver.drained
-            over = over or any(lender in self.killed for lender in self.lenders.get(number, ()))
-            assert over, f"{thing.name}: {failure}, who has left"
+            # Or it left since all that it owned was let go of, with somebody else who was killed.
+            assert self.killed or self.driver.drained, f"{thing.name}: {failure}, who has left"
         else:
             assert kind == LOST and self.killed, f"{thing.name}: {failure}"
 
@@ -263,7 +263,7 @@ class Session:
                 if owner is None or not owner.alive:
                     continue
                 entry = process.machine.references.entries.get(address)
-                if entry is None or entry.status == FAILED:
+                if entry is None or entry.status == FAILED or tuple(address)[1:] in self.let_go:
                     continue
                 assert address.id in owner.machine.references.entries, (
                     f"object {address} was freed; process {process.number} borrows it"
