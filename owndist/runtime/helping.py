@@ -29,6 +29,7 @@ class Waiting(Owner):
     def __init__(self, number: int, machine: Machine) -> None:
         super().__init__(number, machine)
         self._nested = 0  # tasks that run on top of others
+        self.copied = False  # this is a process that a task has forked; see `copies`
         self.main_thread = threading.get_ident()
 
     @abstractmethod
@@ -46,6 +47,8 @@ class Waiting(Owner):
     def wait_for(self, future: Future[Any], timeout: float | None) -> None:
         """Wait for a future; meanwhile run what it needs, or lend this worker's slot."""
         refs = (future._object,)
+        if self.copied:
+            raise RuntimeError("this future belongs to the process that this one was forked from")
         if timeout is None:
             self.help(refs, future._is_settled)
         if future._is_settled():

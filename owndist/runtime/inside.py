@@ -48,6 +48,7 @@ class Inside(Waiting):
         super().__init__(number, Machine(number))
         self.machine.references.lineage.limit_bytes = setup.lineage_bytes
         self.pid = os.getpid()
+        os.register_at_fork(after_in_child=self._let_go_in_child)
         self._setup = setup
         self.credit = threading.Condition(self._lock)  # for the running task, if it is a stream's
         self._record = CrashRecord(record_fd)
@@ -86,8 +87,18 @@ class Inside(Waiting):
 
     # -- as an owner
 
+    def _let_go_in_child(self) -> None:
+        """In a process that a task has forked: it is no worker."""
+        self.copied = True
+        self._has_encoder = False  # see `_ready`
+
     def _ready(self) -> None:
         if not self._has_encoder:
+            if self.copied:
+                raise RuntimeError(
+                    "this executor belongs to the process that this one was forked from; "
+                    "make another one here"
+                )
             with self._lock:
                 self._make_encoder()
 

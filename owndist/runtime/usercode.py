@@ -12,6 +12,7 @@ from ..wire.functions import Decoder
 from ..wire.outcomes import dump_error, dump_result
 from ..wire.pickling import Encoded, loads
 from .arguments import filling_slots
+from .copies import end_copy
 from .setup import WorkerSetup
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ def call_task(
             raise _cannot_load("arguments", name, error) from error
         del args, slots
         result = call_user(function, *positional, **keywords)
+        if worker.copied:
+            end_copy()
         if deliver is not None:
             result = deliver(result)
         # The arguments' mappings should be gone, if they can be, when the owner hears of the
@@ -73,6 +76,8 @@ def call_task(
     except Cut:
         return CANCELLED, None, [], (), []
     except BaseException as error:
+        if worker.copied:
+            end_copy(error)
         # Also SystemExit and KeyboardInterrupt: as in the standard library they are the task's
         # outcome, not the worker's end.
         try:
@@ -86,6 +91,8 @@ def call_task(
 
 def store_one(worker: Worker, value: object, name: str) -> TaskOutcome:
     """One of several values of a task, as `call_task` has them. Raises nothing."""
+    if worker.copied:
+        end_copy()
     try:
         return _store(worker, value, name)
     except BaseException as error:

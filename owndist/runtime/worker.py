@@ -52,6 +52,7 @@ from ..core.reports import (
 from ..core.values import ERROR, extent_key, extent_of
 from ..wire.failures import exception_of
 from . import current
+from .copies import end_copy
 from .crash_record import catch_crashes
 from .inside import Inside
 from .interrupts import Interrupts
@@ -149,6 +150,8 @@ class Worker(Inside):
         self._interrupts.install()
         threading.Thread(target=self._read_for_ever, name="owndist-reader", daemon=True).start()
         failure = initialize(self._setup, self._decoder)
+        if self.copied:
+            end_copy()
         if failure is not None:
             # Before the pool is told to be broken: what the initializer put into a queue (a log,
             # as a rule) is sent by multiprocessing's finalizers.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -41,6 +42,41 @@ def leave_a_child_and_die(path: str) -> None:
         os.read(fd, 1)  # until the test lets it go
         os._exit(0)
     os.kill(os.getpid(), 9)
+
+
+def fork_and_come_back(how: str) -> int:
+    """The child comes back from the task, which tells how the child ended."""
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    os.close(2)
+    signal.alarm(PATIENCE_S)
+    if how == "raise":
+        raise ValueError("in the child")
+    if how == "exit":
+        sys.exit(3)
+    return -1
+
+
+def fork_in_a_stream():  # type: ignore[no-untyped-def]
+    yield 1
+    yield fork_and_come_back("return")
+    yield 2
+
+
+def use_the_executor_in_a_child(executor) -> list[str]:  # type: ignore[no-untyped-def]
+    future = executor.submit(identity, 1)
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        for use in (lambda: executor.submit(identity, 2), lambda: future.result()):
+            try:
+                use()
+            except RuntimeError as error:
+                os.write(writing, f"{error}\n".encode())
+        os._exit(0)
+    os.close(writing)
+    with open(reading) as told:
+        return told.read().splitlines()
 
 
 def ask(future) -> int:  # type: ignore[no-untyped-def]
@@ -95,6 +131,30 @@ def test_a_death_is_noticed_although_a_child_of_the_task_lives_on(fifo: str) -> 
         assert pool.submit(identity, 2).result(PATIENCE_S) == 2
         with open(fifo, "wb", buffering=0) as writer:
             writer.write(b"x")  # lets the child go
+
+
+@pytest.mark.parametrize(("how", "status"), [("return", 0), ("raise", 1), ("exit", 3)])
+def test_a_child_that_comes_back_from_a_task_ends(how: str, status: int) -> None:
+    """Law 69: it would take messages from the worker, and run its tasks a second time."""
+    with OwnershipExecutor(1, FORK) as pool:
+        assert pool.submit(fork_and_come_back, how).result(PATIENCE_S) == status
+        again = [pool.submit(identity, number) for number in range(40)]
+        assert [future.result(PATIENCE_S) for future in again] == list(range(40))
+
+
+def test_a_child_that_goes_on_with_a_stream_ends() -> None:
+    """Law 69: its values would come twice."""
+    with OwnershipExecutor(1, FORK) as pool:
+        values = pool.options(num_returns="stream").submit(fork_in_a_stream)
+        assert [value.result(PATIENCE_S) for value in values] == [1, 0, 2]
+
+
+def test_a_child_of_a_task_cannot_use_the_executor() -> None:
+    """Law 69: it is told so, and does not wait for a lock that nobody there will release."""
+    with OwnershipExecutor(2, FORK) as pool:
+        told = pool.submit(use_the_executor_in_a_child, pool).result(PATIENCE_S)
+        assert len(told) == 2
+        assert all("belongs to the process that this one was forked from" in text for text in told)
 
 
 def test_more_waiting_tasks_than_processes_are_allowed_do_not_hang(fifo: str) -> None:
