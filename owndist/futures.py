@@ -12,6 +12,7 @@ library.
 from __future__ import annotations
 
 import concurrent.futures
+import sys
 from collections.abc import Callable, Generator
 from concurrent.futures._base import (
     CANCELLED,
@@ -55,6 +56,17 @@ class Peer(Protocol):
 
 class Detached(Exception):
     """The store has closed; a future that can do without has been told how (`_detach`)."""
+
+
+class Unreadable(Exception):
+    """The value is there, but this process cannot map it now: it has no descriptors, or no memory.
+
+    That is not the value's outcome: who asks later may have more luck.
+    """
+
+    def __init__(self, reason: OSError) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
@@ -119,12 +131,17 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
             TimeoutError: it is not done after `timeout` (`concurrent.futures.TimeoutError`).
             WorkerDied: its worker died, more often than it may be retried.
             ObjectLost: the value's memory was removed, and it cannot be computed again.
+            OSError: the value cannot be mapped for want of descriptors or memory. Another call may
+                succeed.
             Exception: whatever the task raised, or failed to be unpickled with.
         """
         if self._state in (PENDING, RUNNING):
             self._peer.wait_for(self, timeout)
         if self._outcome is not None:
-            self._resolve(want_value=True)
+            try:
+                self._resolve(want_value=True)
+            except Unreadable as error:
+                raise error.reason from None
         if self._state == FINISHED and self._exception is None:
             return self._result  # type: ignore[no-any-return]
         value: T = super().result(0)
@@ -132,6 +149,9 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return what the task raised, or None. A value in shared memory is not fetched.
+
+        But under a running event loop it is, and what `result` would raise is returned: asyncio
+        asks this first, then takes it for granted that there is a result.
 
         Args:
             timeout: seconds to wait; None for as long as it takes.
@@ -143,7 +163,10 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
         if self._state in (PENDING, RUNNING):
             self._peer.wait_for(self, timeout)
         if self._outcome is not None:
-            self._resolve(want_value=False)
+            try:
+                self._resolve(want_value=_in_event_loop())
+            except Unreadable as error:
+                return error.reason
         return super().exception(0)
 
     def cancel(
@@ -317,8 +340,8 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
 
                 lost = ObjectLost(f"the executor of {self._name!r} ended before the value was read")
                 self.__dict__.setdefault("_exception", lost)
-            except KeyboardInterrupt:
-                raise  # the user's, not the value's: the next one to ask may have more luck
+            except (KeyboardInterrupt, Unreadable):
+                raise  # not the value's own: the next one to ask may have more luck
             except BaseException as error:
                 # The value's class may raise anything. To this reader that is the outcome.
                 self.__dict__.setdefault("_exception", _cannot_load(self._name, error))
@@ -346,6 +369,12 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
             self._peer.note_dropped(self._object, self._stored)
         except AttributeError:
             pass  # `__init__` did not get far
+
+
+def _in_event_loop() -> bool:
+    """Whether this is called by a coroutine or a callback of asyncio."""
+    asyncio = sys.modules.get("asyncio.events")
+    return asyncio is not None and asyncio._get_running_loop() is not None
 
 
 def _cannot_load(name: str, error: BaseException) -> BaseException:

@@ -1,8 +1,8 @@
 """Processes that a task forks by itself: copies of the worker, which must never act as one.
 
-Such a copy has the worker's links, its queue and its memory. As a rule it ends by `os._exit` or runs
-another program. One that comes back from the task instead, by `return` or `sys.exit()`, would take
-messages that are meant for the worker, and run its tasks a second time.
+Such a copy has the worker's links, its queue and its memory. As a rule it ends by `os._exit`, or
+runs another program. One that comes back from the task instead, by `return` or `sys.exit()`, would
+take messages that are meant for the worker, and run its tasks a second time.
 """
 
 from __future__ import annotations

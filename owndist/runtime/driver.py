@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.ids import DRIVER
 from ..core.values import extent_of
-from ..futures import Future
+from ..futures import Future, Unreadable
 from ..wire.failures import exception_of
 from ..wire.pickling import loads
 from .backpressure import Gate
@@ -151,8 +151,9 @@ class Driver(Shell):
         try:
             mapping, head, views = self._store.read(value)
         except Exception as error:
-            # Somebody has removed its segment. That is for the one who asks for the value.
-            lost = error
+            # Somebody has removed its segment, or there are no descriptors. That is for the one who
+            # asks for the value.
+            lost = Unreadable(error) if isinstance(error, OSError) else error
 
             def fail() -> Any:
                 raise lost

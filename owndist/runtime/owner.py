@@ -39,7 +39,7 @@ from ..core.values import (
     extent_key,
     extent_of,
 )
-from ..futures import Detached, Future
+from ..futures import Detached, Future, Unreadable
 from ..wire.failures import exception_of
 from ..wire.pickling import Encoded, here, loads
 from ..wire.stateless import is_stateless
@@ -490,6 +490,9 @@ class Owner(Process):
 def _lost_extent(error: Exception) -> Extent:
     """What could not be read; raises the error if it is another one."""
     from ..errors import ObjectLost
+
+    if isinstance(error, OSError):
+        raise Unreadable(error) from error
 
     if not isinstance(error, ObjectLost) or error.extent is None:
         raise error

@@ -18,7 +18,13 @@ from typing import Any
 from ..core import messages as m
 from ..core.reports import Received, WorkerEnded
 from ..store.ledger import Ledger
-from ..store.segments import segment_name, size_of_segment, unlink_segment, unlink_segments
+from ..store.segments import (
+    segment_name,
+    size_of_segment,
+    sweep,
+    unlink_segment,
+    unlink_segments,
+)
 from ..transport.link import Link
 from ..wire.frames import FrameDecoder
 from ..wire.functions import Encoder
@@ -41,6 +47,7 @@ class WorkerProcess:
         "nursery",
         "pid",
         "record",
+        "signalled",
     )
 
     def __init__(
@@ -54,6 +61,7 @@ class WorkerProcess:
         self.courier = courier
         self.linked: set[int] = set()  # workers to which it was given a link of its own
         self.at_end = False  # nothing more comes by the link
+        self.signalled = 0  # the last signal that it was sent
         # (execution, owner): for the sake of that one it is being killed.
         self.doomed: tuple[int, int] | None = None
 
@@ -94,18 +102,26 @@ class WorkerPool:
         self._left: dict[str, int] = {}  # {segment of a dead worker: its bytes of shared memory}
         self._unflushed: dict[int, Link] = {}  # links with messages posted and not sent
         self._blocked: dict[int, Link] = {}  # links whose socket is full
-        # (worker, whom it wants a link to): there were no descriptors. See `link_late`.
+        # (worker, whom it wants a link to): there were no descriptors. See `make_late`.
         self.unlinked: list[tuple[WorkerProcess, int]] = []
         self._past_sent = self._past_received = 0  # bytes of links that are closed
         self._segments: dict[int, int] = {}  # how many a dead worker made, until they are swept
         self._slots: dict[int, int] = {}  # and their places in the ledger
-        self._nursery = nursery
+        self._nursery: Nursery | None = nursery  # None: it died, and there cannot be another yet
         selector.register(nursery, selectors.EVENT_READ, nursery)
 
     # -- to the workers
 
     def spawn(self, number: int) -> None:
-        """Have a worker started under this number."""
+        """Have a worker started under this number.
+
+        Raises:
+            OSError: there are no descriptors, or there is no template. Nothing is left.
+        """
+        if self._nursery is None:
+            self._start_nursery(late=True)
+        if self._nursery is None:
+            raise OSError("the template process died, and another one cannot be started")
         ours, theirs = socket.socketpair()
         record_fd = create_file()
         try:
@@ -120,9 +136,13 @@ class WorkerPool:
                 entries = {self._encoder.entry_name[key]: key for key in payload.entries}
             courier = Courier(self._encoder, known, entries)
             worker = WorkerProcess(number, link, record, self._nursery, courier)
-            self.processes[number] = worker
             self._selector.register(link, selectors.EVENT_READ, worker)
-            self._nursery.start_worker(number, theirs, record_fd)
+            try:
+                self._nursery.start_worker(number, theirs, record_fd)
+            except OSError:
+                self._selector.unregister(link)
+                raise
+            self.processes[number] = worker
         finally:
             theirs.close()
             os.close(record_fd)
@@ -141,8 +161,15 @@ class WorkerPool:
             if worker.courier.forget(worker.link, kept):
                 self._unflushed[number] = worker.link
 
-    def link_late(self) -> None:
-        """Try once more to make the links for which there were no descriptors."""
+    @property
+    def is_short(self) -> bool:
+        """Whether there is something that could not be made for want of descriptors or memory."""
+        return bool(self.unlinked) or self._nursery is None
+
+    def make_late(self) -> None:
+        """Try once more to make what could not be made."""
+        if self._nursery is None:
+            self._start_nursery(late=True)
         if not self.unlinked:
             return
         waiting, self.unlinked = self.unlinked, []
@@ -202,6 +229,7 @@ class WorkerPool:
             self._signal(worker, signal.SIGKILL)
 
     def _signal(self, worker: WorkerProcess, signum: int) -> None:
+        worker.signalled = signum
         if worker.nursery is self._nursery:
             worker.nursery.kill(worker.number, signum)
         elif worker.pid is not None and not worker.at_end:
@@ -239,8 +267,8 @@ class WorkerPool:
                 self._blocked.pop(data.number, None)
                 self._selector.modify(data.link, selectors.EVENT_READ, data)
             self.read(data)
-        elif data is self._nursery:
-            self._hear_nursery()
+        elif isinstance(data, Nursery) and data is self._nursery:
+            self._hear_nursery(data)
 
     def read_all(self) -> None:
         """Take in what workers have sent."""
@@ -265,15 +293,15 @@ class WorkerPool:
             else:
                 # Nearly always it has just ended. If not, it has closed its end (a task that
                 # makes itself a daemon does), and nobody would ever hear of it again.
-                self._nursery.kill(worker.number)
+                self._signal(worker, signal.SIGKILL)
 
     def _forget_link(self, worker: WorkerProcess) -> None:
         worker.at_end = True
         self._selector.unregister(worker.link)
         self._blocked.pop(worker.number, None)
 
-    def _hear_nursery(self) -> None:
-        reports, alive = self._nursery.reports()
+    def _hear_nursery(self, nursery: Nursery) -> None:
+        reports, alive = nursery.reports()
         for report in reports:
             worker = self.processes.get(report.worker)
             if worker is None:
@@ -283,22 +311,40 @@ class WorkerPool:
             else:
                 self._ended(worker, report.exitcode)
         if not alive:
-            self._replace_nursery()
+            self._replace_nursery(nursery)
 
-    def _replace_nursery(self) -> None:
+    def _replace_nursery(self, old: Nursery) -> None:
         """The template was killed. Its workers live; they get a new one to end with."""
-        old = self._nursery
+        self._nursery = None
         self._selector.unregister(old)
         old.close()
         text = "the template process (pid %d) died; starting another one"
         self._log(logging.WARNING, text, (old.pid,))
-        self._nursery = fork_quietly(lambda: Nursery(self._setup, self._keep_fds))
-        self._selector.register(self._nursery, selectors.EVENT_READ, self._nursery)
+        self._start_nursery(late=False)
         for worker in list(self.processes.values()):
             if worker.at_end:
                 self._ended(worker, None)
-            elif worker.pid is not None:
-                self._nursery.adopt(worker.pid)
+            elif worker.signalled:
+                self._signal(worker, worker.signalled)  # it may have died before it did that
+
+    def _start_nursery(self, late: bool) -> None:
+        """Make a template in the place of the one that died; or try it again later.
+
+        Until there is one no worker can be started, and nobody tells how one ended; that it did is
+        told by its link.
+        """
+        try:
+            made = fork_quietly(lambda: Nursery(self._setup, self._keep_fds))
+        except OSError as error:
+            if not late:
+                text = "another template process cannot be started yet: %s"
+                self._log(logging.WARNING, text, (error,))
+            return
+        self._nursery = made
+        self._selector.register(made, selectors.EVENT_READ, made)
+        for worker in self.processes.values():
+            if worker.pid is not None and not worker.at_end:
+                made.adopt(worker.pid)
 
     def _ended(self, worker: WorkerProcess, exitcode: int | None) -> None:
         """A worker process is gone: take in what it left."""
@@ -362,7 +408,10 @@ class WorkerPool:
         """All workers have ended: end the template, which cleans up what is left."""
         for worker in self.processes.values():
             worker.link.close()
-        self._nursery.close()
+        if self._nursery is not None:
+            self._nursery.close()
+        else:
+            sweep(self._setup.session, self._setup.spill_directory)
         # What the user gave us is not kept any longer than it is needed.
         self._setup.initializer, self._setup.initargs = None, ()
 
@@ -370,4 +419,5 @@ class WorkerPool:
         """In a process forked from the driver: nothing here is ours."""
         for worker in self.processes.values():
             worker.link.close()
-        self._nursery.abandon()
+        if self._nursery is not None:
+            self._nursery.abandon()

@@ -86,8 +86,8 @@ logging.getLogger("owndist").addHandler(logging.NullHandler())
 # It is waited for, as the standard library does. Seconds.
 _PATIENCE_S = 5.0
 
-# How often it is tried again to make a link for which there were no descriptors. Seconds.
-_LINK_RETRY_S = 0.1
+# How often it is tried again to make what there were no descriptors for. Seconds.
+_RETRY_S = 0.1
 
 _now = time.monotonic_ns
 
@@ -149,7 +149,7 @@ class Shell(Owner):
         # Ending, in this order: asked for; every task done; workers gone (`ended`).
         self._close_asked = False
         self._open_runs = 0  # batched maps that may still submit; closing waits for them
-        self._links_missing = False  # there were no descriptors for some
+        self._is_short = False  # links or a template are to be made, and could not be
         self._look_again = False  # all links are to be read
         self._drained = False
         self._remark_at: float | None = None
@@ -303,8 +303,8 @@ class Shell(Owner):
         if self._remark_at is not None:
             left = max(0.0, self._remark_at - time.monotonic())
             timeout = left if timeout is None else min(left, timeout)
-        if self._links_missing:
-            timeout = _LINK_RETRY_S if timeout is None else min(_LINK_RETRY_S, timeout)
+        if self._is_short:
+            timeout = _RETRY_S if timeout is None else min(_RETRY_S, timeout)
         return timeout
 
     def on_ready(self, data: object, events: int) -> None:
@@ -371,8 +371,8 @@ class Shell(Owner):
         if self._deadline is not None and self._deadline <= _now():
             self._feed(TimerDue())
         self._deadline = self.machine.next_deadline()
-        self._pool.link_late()
-        self._links_missing = bool(self._pool.unlinked)
+        self._pool.make_late()
+        self._is_short = self._pool.is_short
         if self._close_asked and not self.machine.closing and not self._open_runs:
             self._feed(ShutdownAsked(False))
         while self._look_again:

@@ -32,10 +32,14 @@ class Spiller:
 
     def order(self, command: Spill) -> None:
         """Have a value copied. Calls do not overlap: the machine's lock is held."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="owndist-spiller", daemon=True)
-            self._thread.start()
         self._orders.put(command)
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name="owndist-spiller", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                return  # no thread can be had now: the next order tries again, and takes this along
+            self._thread = thread
 
     def close(self) -> None:
         """Wait for the copy that is being made, and leave the others. No lock is held."""

@@ -229,10 +229,105 @@ pool.shutdown()
 print("ended")
 """
 
+# Without privileges, and with more descriptors on their way in sockets than it may have open, a
+# process can send no more: ETOOMANYREFS.
+NO_SENDING = """
+import ctypes, multiprocessing, resource, socket
+from concurrent.futures.process import BrokenProcessPool
+from owndist import OwnershipExecutor
+pool = OwnershipExecutor(4, multiprocessing.get_context("fork"))
+assert pool.submit(abs, -1).result() == 1
+header, none = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+assert ctypes.CDLL(None).capset(header, none) == 0
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+one, other = socket.socketpair()
+socket.send_fds(one, [b"x"], [one.fileno()] * 100)
+futures = [pool.submit(abs, -n) for n in range(100)]
+try:
+    print([f.result(60) for f in futures] == list(range(100)))
+except BrokenProcessPool as error:
+    print("Too many references" in str(error))
+pool.shutdown()
+print("ended")
+"""
 
-def run(script: str) -> list[str]:
+TEMPLATE_GONE = """
+import multiprocessing, os, resource, signal, sys, time
+from owndist import OwnershipExecutor
+def fill(limit):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    try:
+        while True:
+            yield os.open("/dev/null", os.O_RDONLY)
+    except OSError:
+        pass
+_, hard = soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+pool = OwnershipExecutor(1, multiprocessing.get_context("fork"))
+template = pool.submit(os.getppid).result()
+taken = list(fill(64))
+os.kill(template, signal.SIGKILL)
+while pool.submit(os.getppid).result(60) == template:  # its worker works on
+    pass
+if sys.argv[1:] == ["late"]:
+    for fd in taken:
+        os.close(fd)
+    assert isinstance(pool.options(max_retries=9).submit(os._exit, 1).exception(60), Exception)
+    print(pool.submit(abs, -1).result(60))
+pool.shutdown()
+print("ended")
+"""
+
+NO_THREAD = """
+import multiprocessing, resource, threading
+from owndist import OwnershipExecutor
+pool = OwnershipExecutor(1, multiprocessing.get_context("fork"), store_bytes=20 << 20)
+assert pool.submit(abs, -1).result() == 1
+pages = int(open("/proc/self/statm").read().split()[0])
+threading.stack_size(1 << 40)
+resource.setrlimit(resource.RLIMIT_AS, (pages * 4096 + (1 << 30), resource.RLIM_INFINITY))
+values = [pool.put(bytes(1 << 20)) for _ in range(30)]
+print({len(value.result()) for value in values}, pool.statistics().spills)
+pool.shutdown()
+print("ended")
+"""
+
+NO_MAPPING = """
+import asyncio, multiprocessing, os, resource
+from owndist import OwnershipExecutor
+async def wait_for(future):
+    return len(await asyncio.wait_for(asyncio.wrap_future(future), 60))
+pool = OwnershipExecutor(1, multiprocessing.get_context("fork"))
+assert len(pool.put(bytes(1 << 20)).result()) == 1 << 20  # all is imported
+value = pool.submit(bytes, 1 << 20)
+assert value.exception() is None
+loop = asyncio.new_event_loop()
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+taken = []
+try:
+    while True:
+        taken.append(os.open("/dev/null", os.O_RDONLY))
+except OSError:
+    pass
+for ask in (value.result, lambda: loop.run_until_complete(wait_for(value))):
+    try:
+        ask()
+    except OSError as error:
+        print(error.strerror)
+os.closerange(taken[-2], taken[-1] + 1)
+print(len(value.result()))
+loop.close()
+pool.shutdown()
+"""
+
+
+def run(script: str, *arguments: str) -> list[str]:
     done = subprocess.run(
-        [sys.executable, "-"], input=script, capture_output=True, text=True, timeout=PATIENCE_S
+        [sys.executable, "-", *arguments],
+        input=script,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
@@ -247,6 +342,27 @@ def test_a_process_without_descriptors_ends_with_an_error_and_not_never() -> Non
     """Law 46: workers that cannot be started break the pool after a few tries."""
     lines = run(FEW_DESCRIPTORS)
     assert lines[-1] == "ended" and lines[0] in ("True", "broken")
+
+
+def test_a_worker_whose_descriptors_cannot_be_sent_is_not_waited_for() -> None:
+    """Laws 27 and 46: nobody would ever tell of its end."""
+    assert run(NO_SENDING) == ["True", "ended"]
+
+
+@pytest.mark.parametrize("late", [(), ("late",)])
+def test_a_template_is_replaced_when_there_are_descriptors_again(late: tuple[str, ...]) -> None:
+    """Laws 27 and 36: until then its workers work on."""
+    assert run(TEMPLATE_GONE, *late) == ["1", "ended"] if late else ["ended"]
+
+
+def test_values_are_written_although_no_thread_can_be_had_to_spill() -> None:
+    """Law 46: they go to files."""
+    assert run(NO_THREAD) == ["{1048576} 0", "ended"]
+
+
+def test_a_value_that_cannot_be_mapped_now_can_be_later() -> None:
+    """Law 67: a want of descriptors is not the value's outcome."""
+    assert run(NO_MAPPING) == ["Too many open files"] * 2 + ["1048576"]
 
 
 DEAF_TO_CHILDREN = """

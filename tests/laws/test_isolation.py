@@ -286,6 +286,20 @@ def test_a_value_that_cannot_be_loaded_fails_only_its_reader(
     at_rest(pool, 0)
 
 
+@pytest.mark.parametrize("size", [10, 200_000])
+def test_a_coroutine_hears_that_a_value_cannot_be_loaded(
+    pool: OwnershipExecutor, size: int
+) -> None:
+    """Laws 8 and 67: asyncio asks for the error first, and for the value only if there is none."""
+    bad_here = pool.submit(lambda pid: [tasks.BadOnArrival(pid), bytes(size)], os.getpid())
+
+    async def wait_for_it() -> None:
+        await asyncio.wait_for(asyncio.wrap_future(bad_here), PATIENCE_S)
+
+    with pytest.raises(NotSerializable, match="ValueError: broken on arrival"):
+        asyncio.run(wait_for_it())
+
+
 # Law 69
 
 
