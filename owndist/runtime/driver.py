@@ -14,6 +14,7 @@ from ..futures import Future, Unreadable
 from ..wire.failures import exception_of
 from ..wire.pickling import loads
 from .backpressure import Gate
+from .process import DROPPED_BATCH
 from .shell import Shell
 from .ticket import Ticket
 
@@ -137,8 +138,10 @@ class Driver(Shell):
     def note_dropped(self, object_id: Any, stored: bool) -> None:
         """A future was collected. Any thread, any time, any lock held."""
         self._dropped.append(object_id)
-        if stored:
-            self._reader.poke()  # shared memory waits for it; the rest can wait for the next input
+        # Shared memory waits for it. The rest can wait for the next input, but not without end: a
+        # program that has dropped all its futures may have no more input for a long time.
+        if stored or not len(self._dropped) % DROPPED_BATCH:
+            self._reader.poke()
 
     def _detach_futures(self) -> None:
         for object_id, value in self.machine.live_values():

@@ -29,6 +29,7 @@ from .courier import Courier
 from .crash_record import CrashRecord
 from .helping import Waiting
 from .links import Links
+from .process import DROPPED_BATCH
 from .setup import ROOM_WAIT_S, WorkerSetup
 from .spiller import Spiller
 from .ticket import Ticket
@@ -152,7 +153,7 @@ class Inside(Waiting):
     def note_dropped(self, object_id: Ref, stored: bool) -> None:
         """A future was collected. Any thread, any time: only append."""
         self._dropped.append(object_id)
-        if stored:
+        if stored or not len(self._dropped) % DROPPED_BATCH:
             self._poke_reader()
 
     def is_running(self, object_id: Ref) -> bool:

@@ -15,17 +15,19 @@ import pytest
 
 from owndist import OwnershipExecutor
 from tests.leaks import Found, left_since, look, wait_until_gone
-from tests.parity.conftest import Gate
+from tests.parity.conftest import Bell, Gate
 
 from . import tasks
 from .conftest import MakePool
 from .helpers import (
     PATIENCE_S,
+    SLACK,
     at_rest,
     eventually,
     kill,
     killing,
     live_children,
+    machine_of,
     sessions_of,
     template_of,
 )
@@ -157,6 +159,21 @@ def view_of(pool: OwnershipExecutor, futures: list[Any]) -> Any:
 
 
 # Law 30
+
+
+def test_many_dropped_futures_go_though_nothing_else_happens(
+    pool: OwnershipExecutor, gate: Gate, bell: Bell
+) -> None:
+    """Law 30: a program that is done with its tasks may do nothing more for a long time."""
+    futures = [pool.submit(tasks.add, 1, n) for n in range(3_000)]
+    assert sum(future.result(PATIENCE_S) for future in futures) == sum(range(1, 3_001))
+    # Nor does an idle worker say anything.
+    busy = [pool.submit(tasks.ring_and_pass, bell.path, gate.path) for _ in range(2)]
+    bell.wait(2)
+    kept = machine_of(pool).references.entries  # looked at, so that the machine is told nothing
+    del futures
+    eventually(lambda: len(kept) < 500, "they stay until something else happens", SLACK)
+    assert not any(future.done() for future in busy)
 
 
 def memory(process: psutil.Process) -> int:
