@@ -9,6 +9,16 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any
 
+# {what a line may need: what its cell says where the competitor cannot do it}
+LACKS = {
+    "link": "a future cannot be an argument",
+    "nest": "tasks cannot submit tasks",
+    "survive": "a killed worker breaks it",
+    "recompute": "nothing is computed again",
+    "tap": "counted under fork only",  # the counters are inherited
+}
+OWNDIST = frozenset({"link", "nest", "survive", "recompute"})
+
 
 @dataclass(frozen=True)
 class Competitor:
@@ -21,7 +31,7 @@ class Competitor:
             imported inside: the start-up line counts that too.
         version: of the package, or of Python; raises when the package is not there.
         baseline: the label of the competitor that ratios are taken to.
-        takes_futures: whether a future can be the argument of a task.
+        abilities: what it can do, of the keys of `LACKS`.
     """
 
     label: str
@@ -29,11 +39,18 @@ class Competitor:
     make: Callable[..., Executor]
     version: Callable[[], str]
     baseline: str
-    takes_futures: bool = False
+    abilities: frozenset[str] = frozenset()
+
+    def can(self, need: str) -> bool:
+        return need in self.abilities or (need == "tap" and self.start_method == "fork")
+
+    def why_not(self, needs: Iterable[str]) -> str | None:
+        """Why it has no figure on a line that needs these; None if it has one."""
+        return next((LACKS[need] for need in needs if not self.can(need)), None)
 
     def link(self, future: Future[Any]) -> Any:
         """What the next task gets as its argument: the future, where that is possible."""
-        return future if self.takes_futures else future.result()
+        return future if self.can("link") else future.result()
 
 
 def _owndist(start_method: str) -> Callable[..., Executor]:
@@ -110,7 +127,7 @@ def _competitors() -> Iterator[Competitor]:
     for method in methods:
         baseline = f"ppe-{method}"
         version = _version_of("owndist")
-        yield Competitor(f"owndist-{method}", method, _owndist(method), version, baseline, True)
+        yield Competitor(f"owndist-{method}", method, _owndist(method), version, baseline, OWNDIST)
         make = _process_pool_executor(method)
         yield Competitor(baseline, method, make, platform.python_version, baseline)
     if "fork" in methods:

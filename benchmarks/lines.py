@@ -2,163 +2,27 @@
 
 A `Line` takes a sample from three functions: `prepare` (not timed), `run` (timed), `finish` (not
 timed). `benchmarks.report` takes samples in a fresh interpreter for each line, competitor and
-round; `benchmarks/test_lines.py` gives the same functions to pytest-benchmark.
-
-This module imports little: it is in the interpreter whose start-up is measured, and forked workers
-inherit what it holds.
+round; `benchmarks/test_lines.py` gives the same functions to pytest-benchmark. Lines of tasks that
+submit tasks, or that are lost, are in `nested` and `losses`.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import statistics
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, wait
-from dataclasses import dataclass
 from typing import Any
 
-from benchmarks import tasks
+from benchmarks import processes, tasks
+from benchmarks.bench import SCALES, WORKERS, Bench, Hold, Line, Scale, once, thrice
 from benchmarks.executors import COMPETITORS, Competitor
-
-WORKERS = 2
-WARM_UP_TASKS = 200  # enough to start every worker, and for each to have met the function
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How much of each; the large values stay 256 MB in the quick form, as the checks name them."""
-
-    latencies: int = 2_000
-    tasks: int = 20_000
-    chain: int = 2_000
-    megabytes: int = 256
-    passes: int = 3
-    hops: int = 4
-    arrays: int = 500
-    items: int = 100_000
-
-
-SCALES = {
-    "full": Scale(),
-    "quick": Scale(
-        latencies=500, tasks=5_000, chain=500, passes=2, hops=2, arrays=100, items=20_000
-    ),
-}
-
-
-class Hold:
-    """One worker is busy from here until `release`."""
-
-    def __init__(self, executor: Executor) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="bench-")
-        started, self._until = (os.path.join(self._folder.name, name) for name in ("a", "b"))
-        os.mkfifo(started)
-        os.mkfifo(self._until)
-        self._future = executor.submit(tasks.hold, started, self._until)
-        os.close(os.open(started, os.O_RDONLY))
-
-    def release(self) -> None:
-        os.close(os.open(self._until, os.O_WRONLY))
-        self._future.result()
-        self._folder.cleanup()
-
-
-class Bench:
-    """One competitor at work on one line."""
-
-    def __init__(self, competitor: Competitor, scale: Scale) -> None:
-        self.competitor = competitor
-        self.scale = scale
-        self._executor: Executor | None = None
-
-    @property
-    def executor(self) -> Executor:
-        assert self._executor is not None
-        return self._executor
-
-    def open(self, initializer: Callable[..., Any] | None = None, *initargs: Any) -> None:
-        self.close()
-        self._executor = self.competitor.make(WORKERS, initializer, initargs)
-
-    def warm_up(self) -> None:
-        wait([self.executor.submit(tasks.no_op) for _ in range(WARM_UP_TASKS)])
-
-    def close(self) -> None:
-        if self._executor is not None:
-            self._executor.shutdown()
-            self._executor = None
-
-    def submit(self, fn: Callable[..., Any], *args: Any) -> Future[Any]:
-        return self.executor.submit(fn, *args)
-
-    def link(self, future: Future[Any]) -> Any:
-        return self.competitor.link(future)
-
-    def made(self) -> Future[Any]:
-        """A large value, made by a worker and complete."""
-        future = self.submit(tasks.make, self.scale.megabytes)
-        wait([future])
-        return future
-
-
-def _nothing(bench: Bench, state: Any = None) -> None:
-    pass
-
-
-def _once(scale: Scale) -> int:
-    return 1
-
-
-def _thrice(scale: Scale) -> int:
-    return 3
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of the table.
-
-    Attributes:
-        name: on the command line and in JSON.
-        title: in the table.
-        run: the body that is timed, on what `prepare` returned. It returns None, or the figure
-            itself where that is not its duration.
-        prepare, finish: before and after each sample.
-        takes: how many interpreters in a round, for what each can do but once.
-        samples: how many in one interpreter.
-        warm_runs: samples that are taken and dropped first.
-        operations: in one sample.
-        shown: "ms", "rate" (operations/s) or "MB".
-        opens: whether there is a warm executor before; not where making it is the subject.
-        keeps: MB of the array that each worker holds from its start; 0 only loads numpy there.
-    """
-
-    name: str
-    title: str
-    run: Callable[[Bench, Any], float | None]
-    prepare: Callable[[Bench], Any] = _nothing
-    finish: Callable[[Bench, Any], None] = _nothing
-    takes: int = 1
-    samples: Callable[[Scale], int] = _once
-    warm_runs: int = 0
-    operations: Callable[[Scale], int] = _once
-    shown: str = "ms"
-    opens: bool = True
-    keeps: Callable[[Scale], float] | None = None
-
-    def open(self, bench: Bench) -> None:
-        """Makes and warms up the executor."""
-        if not self.opens:
-            return
-        if self.keeps is None:
-            bench.open()
-        else:
-            bench.open(tasks.keep, self.keeps(bench.scale))
-        bench.warm_up()
-
+from benchmarks.limits import LIMITS
+from benchmarks.losses import LOSSES
+from benchmarks.nested import NESTED
 
 # --- start and end -------------------------------------------------------------------------------
 
@@ -190,6 +54,30 @@ def _no_ops(bench: Bench, _: None) -> None:
         future.result()
 
 
+def _no_ops_waited_for(bench: Bench, _: None) -> None:
+    wait([bench.submit(tasks.no_op) for _ in range(bench.scale.tasks)])
+
+
+def _submit(bench: Bench, futures: list[Future[Any]]) -> None:
+    futures += [bench.submit(tasks.no_op) for _ in range(bench.scale.tasks)]
+
+
+def _wait(bench: Bench, futures: list[Future[Any]]) -> None:
+    wait(futures)
+
+
+def _spin(bench: Bench, _: None) -> None:
+    wait([bench.submit(tasks.spin, 0.001) for _ in range(bench.scale.spins)])
+
+
+def _tree(bench: Bench, _: None) -> None:
+    level = [bench.submit(tasks.add_one, 0) for _ in range(bench.scale.leaves)]
+    while len(level) > 1:
+        pairs = zip(level[::2], level[1::2], strict=True)
+        level = [bench.submit(tasks.add, bench.link(a), bench.link(b)) for a, b in pairs]
+    assert level[0].result() == bench.scale.leaves
+
+
 def _chain_by_driver(bench: Bench, _: None) -> None:
     number = 0
     for _step in range(bench.scale.chain):
@@ -207,6 +95,11 @@ def _chain_by_futures(bench: Bench, _: None) -> None:
 def _map(bench: Bench, _: None, **options: int) -> None:
     results = bench.executor.map(tasks.add_one, range(bench.scale.items), **options)
     assert deque(results, maxlen=1) == deque([bench.scale.items])
+
+
+def _map_singly(bench: Bench, _: None) -> None:
+    results = bench.executor.map(tasks.add_one, range(bench.scale.singly), chunksize=1)
+    assert deque(results, maxlen=1) == deque([bench.scale.singly])
 
 
 def _map_in_chunks(bench: Bench, _: None) -> None:
@@ -261,6 +154,16 @@ def _get(bench: Bench, _: None) -> None:
     assert bench.submit(tasks.kept).result()[-1] == 1.0
 
 
+def _array(bench: Bench) -> Any:
+    return tasks.make(64.0)
+
+
+def _many_readers(bench: Bench, array: Any) -> None:
+    given = bench.give(array)
+    seen = [bench.submit(tasks.look, given) for _ in range(bench.scale.readers)]
+    assert [future.result() for future in seen] == [2.0] * bench.scale.readers
+
+
 def _many_consumed(bench: Bench, _: None) -> None:
     made = [bench.submit(tasks.make, 1.0, i) for i in range(bench.scale.arrays)]
     seen = [bench.submit(tasks.look, bench.link(future)) for future in made]
@@ -275,19 +178,35 @@ def _many_fetched(bench: Bench, _: None) -> None:
 # --- memory and bytes ----------------------------------------------------------------------------
 
 
-def _idle_memory(bench: Bench, _: None) -> float:
-    """MB of all processes below this one, after each worker has run one task that does nothing.
-
-    Shared pages are divided among those that share them (PSS), so what fork shares is not counted
-    twice.
-    """
-    bench.open()
+def _meet_all(bench: Bench) -> None:
+    """Every worker is there, and has run a task that does nothing."""
     for hold in [Hold(bench.executor) for _ in range(WORKERS)]:  # every worker has its own
         hold.release()
-    import psutil  # after the workers were forked, so that it is not in them
 
-    pages = [process.memory_full_info() for process in psutil.Process().children(recursive=True)]
-    return sum(info.pss if hasattr(info, "pss") else info.uss for info in pages) / tasks.MB
+
+def _idle_memory(bench: Bench, _: None) -> float:
+    """MB of all processes below this one, after each worker has run one task."""
+    bench.open()
+    _meet_all(bench)
+    return processes.memory_mb(own=False)
+
+
+def _idle_wake_ups(bench: Bench, _: None) -> float:
+    """A second, of all threads but this one, once all is quiet."""
+    _meet_all(bench)
+    time.sleep(bench.scale.rest_s)
+    before = processes.wake_ups()
+    time.sleep(bench.scale.rest_s)
+    return (processes.wake_ups() - before) / bench.scale.rest_s
+
+
+def _growth(bench: Bench, _: None) -> float:
+    """MB more in all processes when many tasks are over and their futures are dropped."""
+    _meet_all(bench)
+    before = processes.memory_mb(own=True)
+    wait([bench.submit(tasks.no_op) for _ in range(bench.scale.grown)])
+    time.sleep(1.0)  # what is dropped may take a moment to go
+    return max(0.0, processes.memory_mb(own=True) - before)
 
 
 def _driver_bytes(bench: Bench, _: None) -> float:
@@ -321,20 +240,52 @@ _LINES = [
         "`submit(...).result()`, no-op",
         _round_trip,
         samples=lambda scale: scale.latencies,
+        limit="round_trip",
+    ),
+    Line(
+        "latency_p99",
+        "the same, the slowest of a hundred",
+        _round_trip,
+        samples=lambda scale: scale.latencies,
+        digest=lambda samples: statistics.quantiles(samples, n=100)[98],
+    ),
+    Line(
+        "submit",
+        "`submit` itself, no-op",
+        _submit,
+        prepare=lambda bench: [],
+        finish=_wait,
+        samples=thrice,
+        operations=lambda scale: scale.tasks,
     ),
     Line(
         "throughput",
         "no-op tasks: submit all, then all results",
         _no_ops,
-        samples=_thrice,
+        samples=thrice,
         operations=lambda scale: scale.tasks,
+        shown="rate",
+    ),
+    Line(
+        "waited_for",
+        "no-op tasks: submit all, then `wait` for all",
+        _no_ops_waited_for,
+        samples=thrice,
+        operations=lambda scale: scale.tasks,
+        shown="rate",
+    ),
+    Line(
+        "spin",
+        "tasks that use 1 ms of CPU",
+        _spin,
+        operations=lambda scale: scale.spins,
         shown="rate",
     ),
     Line(
         "chain_by_driver",
         "chain of tasks, each result by the driver",
         _chain_by_driver,
-        samples=_thrice,
+        samples=thrice,
         operations=lambda scale: scale.chain,
         shown="rate",
     ),
@@ -342,10 +293,11 @@ _LINES = [
         "chain_by_futures",
         "chain of tasks, futures as arguments where possible",
         _chain_by_futures,
-        samples=_thrice,
+        samples=thrice,
         operations=lambda scale: scale.chain,
         shown="rate",
     ),
+    Line("tree", "512 numbers added in a tree of 1,023 tasks", _tree, samples=thrice),
     _array_line(
         "pass_look", "pass 256 MB to the next task, which looks at it", _look, prepare=_made
     ),
@@ -369,20 +321,44 @@ _LINES = [
         "return 256 MB, the next task looks at it",
         _hand_over,
         keeps=lambda scale: scale.megabytes,
+        limit="copy",
     ),
-    _array_line("get", "return 256 MB to the driver", _get, keeps=lambda scale: scale.megabytes),
+    _array_line(
+        "hand_over_first",
+        "the same, for the first time",
+        _hand_over,
+        samples=once,
+        warm_runs=0,
+        keeps=lambda scale: scale.megabytes,
+        limit="cold_copy",
+    ),
+    _array_line(
+        "get",
+        "return 256 MB to the driver",
+        _get,
+        keeps=lambda scale: scale.megabytes,
+        limit="copy",
+    ),
+    _array_line(
+        "many_readers",
+        "give 64 MB to many tasks, each of them",
+        _many_readers,
+        prepare=_array,
+        samples=once,
+        operations=lambda scale: scale.readers,
+    ),
     _array_line(
         "many_consumed",
         "arrays of 1 MB, each made by one task and read by another",
         _many_consumed,
-        samples=_once,
+        samples=once,
         operations=lambda scale: scale.arrays,
     ),
     _array_line(
         "many_fetched",
         "arrays of 1 MB, each made by a task and fetched",
         _many_fetched,
-        samples=_once,
+        samples=once,
         operations=lambda scale: scale.arrays,
     ),
     Line(
@@ -396,29 +372,47 @@ _LINES = [
         "map_chunks",
         "`map` over short items, `chunksize=100`",
         _map_in_chunks,
-        samples=_thrice,
+        samples=thrice,
         operations=lambda scale: scale.items,
         shown="rate",
     ),
+    Line(
+        "map_singly",
+        "`map` over short items, `chunksize=1`",
+        _map_singly,
+        operations=lambda scale: scale.singly,
+        shown="rate",
+    ),
+    *NESTED,
+    *LOSSES,
     Line("idle_memory", "memory of the idle pool (PSS)", _idle_memory, opens=False, shown="MB"),
+    Line("idle_wake_ups", "wake-ups of the idle pool", _idle_wake_ups, shown="/s"),
+    Line("growth", "memory that no-op tasks leave behind (PSS)", _growth, shown="MB"),
     _array_line(
         "driver_bytes",
         "bytes through the driver when 256 MB pass",
         _driver_bytes,
-        samples=_once,
+        samples=once,
         shown="MB",
     ),
 ]
 LINES: dict[str, Line] = {line.name: line for line in _LINES}
 
 
-def samples(line: Line, competitor: Competitor, scale: Scale) -> list[float]:
-    """Seconds of each sample (or MB, where the line counts memory)."""
+def samples(line: Line, competitor: Competitor, scale: Scale) -> tuple[list[float], float]:
+    """The figure of each sample (seconds, or what the line counts), and CPU seconds of one.
+
+    The CPU time is that of all processes, and includes the preparing and finishing.
+    """
     bench = Bench(competitor, scale)
     taken: list[float] = []
+    used = 0.0
+    count = line.samples(scale)
     try:
         line.open(bench)
-        for _ in range(line.warm_runs + line.samples(scale)):
+        for number in range(line.warm_runs + count):
+            if number == line.warm_runs:
+                used = processes.cpu_seconds()
             state = line.prepare(bench)
             start = time.perf_counter()
             figure = line.run(bench, state)
@@ -426,15 +420,27 @@ def samples(line: Line, competitor: Competitor, scale: Scale) -> list[float]:
             line.finish(bench, state)
             del state  # or its array would be there twice while the next one is made
             taken.append(elapsed if figure is None else figure)
+        used = processes.cpu_seconds() - used
     finally:
         bench.close()
-    return taken[line.warm_runs :]
+    return taken[line.warm_runs :], used / count
 
 
 def main() -> None:
-    """Prints the samples of one (line, competitor, scale) as JSON: the child of the report."""
-    name, label, scale = sys.argv[1:]
-    print(json.dumps(samples(LINES[name], COMPETITORS[label], SCALES[scale])))
+    """Prints what one interpreter has measured, as JSON: the child of the report.
+
+    Arguments: line, competitor, scale; or the name of a bare limit.
+    """
+    name, *rest = sys.argv[1:]
+    if not rest:
+        figure, cpu_s = statistics.median(LIMITS[name].samples()), 0.0
+    else:
+        label, scale = rest
+        line = LINES[name]
+        taken, used = samples(line, COMPETITORS[label], SCALES[scale])
+        operations = line.operations(SCALES[scale])
+        figure, cpu_s = line.digest(taken) / operations, used / operations
+    print(json.dumps({"figure": figure, "cpu_s": cpu_s}))
 
 
 if __name__ == "__main__":

@@ -16,132 +16,61 @@ import datetime
 import json
 import os
 import platform
-import signal
-import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
+from benchmarks.bench import SCALES, WORKERS, Line
 from benchmarks.executors import COMPETITORS
-from benchmarks.lines import LINES, SCALES, WORKERS, Line
+from benchmarks.limits import LIMITS
+from benchmarks.lines import LINES
+from benchmarks.rounds import ROOT, Measured, progress, take, with_bytecode
 
-ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-TIMEOUT_S = 300  # for one sample: the slowest of them takes about 40 s when it is alone
-CHILD = "from benchmarks.lines import main; main()"
 
 # What `--check` asks for. Two runs of the same code on a shared machine differ by this much.
 NOISE = 0.15
 FLOORS = {"throughput": 3.0, "pass_look": 100.0}  # times the baseline; for all others: as fast
 
 
-@dataclass
-class Measured:
-    """One competitor on one line: a figure per round, each the median of that round's samples.
-
-    Seconds per operation, or MB: less is better.
-    """
-
-    figures: list[float]
-    failures: list[str]
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.figures)
-
-    @property
-    def best(self) -> float:
-        return min(self.figures)
-
-
 Results = dict[str, dict[str, Measured]]  # {line: {competitor: Measured}}
+Limits = dict[str, Measured]  # {bare limit: Measured}
+_SECONDS = Line("", "", lambda *_: None)  # how a limit is shown
 
 
-def take(line: Line, label: str, scale: str, environment: dict[str, str]) -> float:
-    """One round of one competitor, in a fresh interpreter.
-
-    Raises:
-        RuntimeError: it failed or took too long; nothing that it started is left.
-    """
-    with subprocess.Popen(
-        [sys.executable, "-X", "faulthandler", "-c", CHILD, line.name, label, scale],
-        cwd=ROOT,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as child:
-        try:
-            printed, complaints = child.communicate(timeout=TIMEOUT_S)
-        except BaseException as error:  # Ctrl-C too: its workers are in the same group
-            late = isinstance(error, subprocess.TimeoutExpired)
-            if late:
-                child.send_signal(signal.SIGABRT)  # faulthandler shows where it stands
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    child.wait(10)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-            if not late:
-                raise
-            _, complaints = child.communicate()
-            raise RuntimeError(f"nothing after {TIMEOUT_S} s\n{complaints}") from None
-    if child.returncode:
-        raise RuntimeError(complaints.strip() or f"exit status {child.returncode}")
-    samples = json.loads(printed.splitlines()[-1])
-    return statistics.median(samples) / line.operations(SCALES[scale])
-
-
-def measure(lines: Sequence[str], labels: Sequence[str], scale: str, rounds: int) -> Results:
+def measure(
+    lines: Sequence[str], labels: Sequence[str], scale: str, rounds: int
+) -> tuple[Results, Limits]:
     results: Results = {}
+    limits: Limits = {name: Measured() for name in LIMITS}
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        environment = _with_bytecode(folder)
+        environment = with_bytecode(folder)
         for label in labels:
             progress(f"compiling for {label}")
             # What fails here fails again below, and is told there.
             with contextlib.suppress(RuntimeError):
-                take(LINES["start_stop"], label, scale, environment)
+                take("start_stop", label, scale, environment=environment)
+        for number in range(rounds):
+            for name, measured in limits.items():
+                progress(f"{name} {number + 1}/{rounds}")
+                measured.add(name, name, environment=environment)
         for name in lines:
-            results[name] = {label: Measured([], []) for label in labels}
+            line = LINES[name]
+            results[name] = {
+                label: Measured(why_not=COMPETITORS[label].why_not(line.needs)) for label in labels
+            }
             for number in range(rounds):
                 for label, measured in results[name].items():
-                    if not measured.failures:  # once is enough: a hang costs minutes
+                    # Once is enough: a hang costs minutes.
+                    if not measured.failures and not measured.why_not:
                         progress(f"{name} {number + 1}/{rounds} {label}")
-                        _add_round(measured, LINES[name], label, scale, environment)
+                        what = f"{name} on {label}"
+                        place = {"takes": line.takes, "environment": environment}
+                        measured.add(what, name, label, scale, **place)
     progress("")
-    return results
-
-
-def _add_round(
-    measured: Measured, line: Line, label: str, scale: str, environment: dict[str, str]
-) -> None:
-    try:
-        figures = [take(line, label, scale, environment) for _ in range(line.takes)]
-    except RuntimeError as error:
-        measured.failures.append(str(error))
-        print(f"\n{line.name} on {label} failed:\n{error}", file=sys.stderr)
-    else:
-        measured.figures.append(statistics.median(figures))
-
-
-def _with_bytecode(folder: str) -> dict[str, str]:
-    """Compiled modules are kept in the folder: an installed package is not compiled at each start.
-
-    Without it, a checkout that Python may not write to would look slow to start.
-    """
-    environment = {**os.environ, "PYTHONPYCACHEPREFIX": folder}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    return environment
-
-
-def progress(text: str) -> None:
-    """One line that is written over, where a person looks on; nothing in a log."""
-    if sys.stderr.isatty():
-        print(f"\r{text:<60}" if text else f"\r{'':<60}\r", end="", file=sys.stderr, flush=True)
+    return results, limits
 
 
 def ratio(results: Results, name: str, label: str, figure: str = "median") -> float | None:
@@ -160,6 +89,10 @@ def figure_text(line: Line, figure: float) -> str:
         return f"{1 / figure:,.0f}/s"
     if line.shown == "MB":
         return f"{figure:,.1f} MB" if figure >= 0.1 else f"{figure * 1000:,.1f} KB"
+    if line.shown == "/s":
+        return f"{figure:,.1f}/s"
+    if not line.is_timed:
+        return f"{figure:,.{0 if figure >= 10 else 1}f} {line.shown}"
     milliseconds = figure * 1000
     return f"{milliseconds:,.{0 if milliseconds >= 100 else 1 if milliseconds >= 10 else 3}f} ms"
 
@@ -167,23 +100,52 @@ def figure_text(line: Line, figure: float) -> str:
 def ratio_text(value: float | None) -> str:
     if value is None:
         return ""
+    if value == float("inf"):
+        return " (it has none)"
     return f" (×{value:,.{0 if value >= 10 else 1 if value >= 2 else 2}f})"
 
 
+def range_text(line: Line, measured: Measured) -> str:
+    """The median, and the range of all rounds."""
+    low, high = min(measured.figures), max(measured.figures)
+    text = figure_text(line, measured.median)
+    if len(measured.figures) == 1:
+        return text
+    return f"{text} [{figure_text(line, low)} to {figure_text(line, high)}]"
+
+
 def markdown(results: Results, labels: Sequence[str]) -> str:
-    """The table: medians, and in brackets how many times better than the baseline."""
+    """The table: median [range], and in brackets how many times better than the baseline."""
     rows = ["| | " + " | ".join(labels) + " |", "|---|" + "---:|" * len(labels)]
     for name, by_label in results.items():
         cells = []
         for label in labels:
             measured = by_label[label]
             if not measured.figures:
-                cells.append("failed")
+                cells.append(measured.why_not or "failed")
                 continue
             is_baseline = COMPETITORS[label].baseline == label
             note = "" if is_baseline else ratio_text(ratio(results, name, label))
-            cells.append(figure_text(LINES[name], measured.median) + note)
+            cells.append(range_text(LINES[name], measured) + note)
         rows.append(f"| {LINES[name].title} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def limits_markdown(results: Results, limits: Limits, labels: Sequence[str]) -> str:
+    """The bare limits, and how many times as long the lines take that are held against them."""
+    rows = ["| bare limit | | line | " + " | ".join(labels) + " |"]
+    rows += ["|---|---:|---|" + "---:|" * len(labels)]
+    for limit, bare in limits.items():
+        names = [name for name in results if LINES[name].limit == limit] or [None]
+        for name in names if bare.figures else []:
+            cells = [
+                f"{results[name][label].median / bare.median:,.2f} times"
+                if name and results[name][label].figures
+                else ""
+                for label in labels
+            ]
+            row = [LIMITS[limit].title, range_text(_SECONDS, bare), name and LINES[name].title]
+            rows.append("| " + " | ".join([*(text or "" for text in row), *cells]) + " |")
     return "\n".join(rows)
 
 
@@ -196,7 +158,9 @@ def complaints(results: Results, labels: Sequence[str]) -> list[str]:
     found = []
     for name in results:
         for label in labels:
-            if not label.startswith("owndist"):
+            baseline = results[name].get(COMPETITORS[label].baseline)
+            cannot = results[name][label].why_not or (baseline and baseline.why_not)
+            if not label.startswith("owndist") or cannot:
                 continue
             by_median, by_best = (ratio(results, name, label, f) for f in ("median", "best"))
             if by_median is None or by_best is None:
@@ -211,7 +175,9 @@ def complaints(results: Results, labels: Sequence[str]) -> list[str]:
     return found
 
 
-def save(results: Results, versions: dict[str, str], scale: str, part: bool) -> Path:
+def save(
+    results: Results, limits: Limits, versions: dict[str, str], scale: str, part: bool
+) -> Path:
     """Writes the JSON; part of the lines or competitors never overwrites the whole."""
     now = datetime.datetime.now(datetime.timezone.utc)
     suffix = ("" if scale == "full" else f"-{scale}") + ("-part" if part else "")
@@ -234,7 +200,9 @@ def save(results: Results, versions: dict[str, str], scale: str, part: bool) -> 
         for name, by_label in results.items()
     }
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"about": about, "lines": lines}, indent=1) + "\n")
+    bare = {name: asdict(measured) for name, measured in limits.items()}
+    whole = {"about": about, "limits": bare, "lines": lines}
+    path.write_text(json.dumps(whole, indent=1) + "\n")
     return path
 
 
@@ -276,13 +244,14 @@ def main() -> int:
     labels = [label for label in labels if label in versions]
     scale = "quick" if arguments.quick or arguments.check else "full"
 
-    results = measure(lines, labels, scale, arguments.rounds)
-    path = save(results, versions, scale, bool(arguments.lines or arguments.only))
+    results, limits = measure(lines, labels, scale, arguments.rounds)
+    path = save(results, limits, versions, scale, bool(arguments.lines or arguments.only))
     print(markdown(results, labels))
+    print("\n" + limits_markdown(results, limits, labels))
     print(
         f"\nPython {platform.python_version()}, {os.cpu_count()} cores, {WORKERS} workers; "
-        f"median of {arguments.rounds} rounds; in brackets: how many times better than "
-        "ProcessPoolExecutor (ppe) under the same start method."
+        f"median [range] of {arguments.rounds} rounds; in round brackets: how many times better "
+        "than ProcessPoolExecutor (ppe) under the same start method."
     )
     print(f"Saved as {path.relative_to(ROOT)}", file=sys.stderr)
     if not arguments.check:

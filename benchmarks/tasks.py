@@ -6,7 +6,10 @@ numpy is imported inside: a worker that runs only no-ops must not pay for it at 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +27,21 @@ def add_one(number: int) -> int:
     return number + 1
 
 
+def add(left: int, right: int) -> int:
+    return left + right
+
+
+def spin(seconds: float) -> None:
+    """Uses a core for so long, as that core counts: a machine with others on it takes longer."""
+    until = time.thread_time() + seconds
+    while time.thread_time() < until:
+        pass
+
+
+def pause(seconds: float) -> None:
+    time.sleep(seconds)
+
+
 def make(megabytes: float, fill: float = 1.0) -> np.ndarray:
     """An array of that many MB, all of one number."""
     import numpy as np
@@ -39,6 +57,10 @@ def look(array: np.ndarray) -> float:
 def total(array: np.ndarray) -> float:
     """Reads every number."""
     return float(array.sum())
+
+
+def more(array: np.ndarray) -> np.ndarray:
+    return array + 1.0
 
 
 def pass_on(array: np.ndarray) -> np.ndarray:
@@ -62,3 +84,22 @@ def hold(started: str, until: str) -> None:
     """
     os.close(os.open(started, os.O_WRONLY))
     os.close(os.open(until, os.O_RDONLY))
+
+
+def submit_all(fn: Callable[..., Any], count: int, *args: Any) -> int:
+    """A task that submits tasks, and waits for them."""
+    from owndist import current_executor
+
+    executor = current_executor()
+    for future in [executor.submit(fn, *args) for _ in range(count)]:
+        future.result()
+    return count
+
+
+def length(value: bytes) -> int:
+    return len(value)
+
+
+def borrow(held: list[Future[bytes]], count: int) -> int:
+    """Is lent a value, inside a list, and submits tasks that take it."""
+    return submit_all(length, count, held[0])

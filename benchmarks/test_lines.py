@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
+from benchmarks.bench import SCALES, Bench
 from benchmarks.executors import COMPETITORS
-from benchmarks.lines import LINES, SCALES, Bench
+from benchmarks.lines import LINES
 
 pytest.importorskip("pytest_benchmark")
 
-TIMED = [name for name, line in LINES.items() if line.shown != "MB"]
+TIMED = [name for name, line in LINES.items() if line.is_timed]
 FORKED = ["owndist-fork", "ppe-fork"]
 
 
@@ -37,6 +38,8 @@ def bench(label: str) -> Iterator[Bench]:
 @pytest.mark.parametrize("name", TIMED)
 def test_line(name: str, label: str, bench: Bench, benchmark: Any) -> None:
     line = LINES[name]
+    if why_not := COMPETITORS[label].why_not(line.needs):
+        pytest.skip(f"{label}: {why_not}")
     line.open(bench)
     states: list[Any] = []
 

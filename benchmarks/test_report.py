@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.report import Measured, complaints, markdown, ratio
+from benchmarks.report import complaints, limits_markdown, markdown, ratio
+from benchmarks.rounds import Measured
 
 LABELS = ["owndist-fork", "ppe-fork"]
 
 
 def results(line: str, own: list[float], base: list[float]) -> dict[str, dict[str, Measured]]:
-    return {line: {"owndist-fork": Measured(own, []), "ppe-fork": Measured(base, [])}}
+    return {line: {"owndist-fork": Measured(own), "ppe-fork": Measured(base)}}
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,25 @@ def test_complaint(line: str, own: list[float], base: list[float]) -> None:
     assert "owndist-fork" in complaint
 
 
-def test_table_has_medians_and_ratios() -> None:
+def test_table_has_medians_ranges_and_ratios() -> None:
     made = results("latency", [0.0001, 0.0002, 0.0003], [0.001])
     assert ratio(made, "latency", "owndist-fork") == pytest.approx(5.0)
-    assert markdown(made, LABELS).splitlines()[-1].endswith("| 0.200 ms (×5.0) | 1.000 ms |")
+    cells = "| 0.200 ms [0.100 ms to 0.300 ms] (×5.0) | 1.000 ms |"
+    assert markdown(made, LABELS).splitlines()[-1].endswith(cells)
+
+
+def test_a_line_that_a_competitor_cannot_do_says_why_and_is_no_complaint() -> None:
+    made = results("nested", [0.001], [])
+    made["nested"]["ppe-fork"].why_not = "tasks cannot submit tasks"
+    assert (
+        markdown(made, LABELS).splitlines()[-1].endswith("| 1,000/s | tasks cannot submit tasks |")
+    )
+    assert complaints(made, LABELS) == []
+
+
+def test_lines_are_held_against_bare_limits() -> None:
+    made = results("latency", [0.0003], [0.001])
+    table = limits_markdown(made, {"round_trip": Measured([0.0002])}, LABELS).splitlines()
+    assert table[-1].endswith(
+        "| 0.200 ms | `submit(...).result()`, no-op | 1.50 times | 5.00 times |"
+    )
