@@ -28,7 +28,8 @@ class Statistics(NamedTuple):
         store_values: how many values there are outside of messages, in shared memory or on disk.
         spilled_bytes: values that are on disk now, for want of shared memory.
         spills: values that were moved from shared memory to disk.
-        spill_reads: how often a value was read that was on disk.
+        spill_reads: how often a value that was on disk was handed out to be read; more than once
+            for a task that was called back from one worker and sent to another.
     """
 
     tasks_submitted: int
