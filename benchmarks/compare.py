@@ -26,7 +26,7 @@ from typing import NamedTuple
 from benchmarks.executors import COMPETITORS
 from benchmarks.lines import LINES
 from benchmarks.report import chosen, range_text
-from benchmarks.rounds import ROOT, Measured, progress, with_bytecode
+from benchmarks.rounds import ROOT, Measured, end_on_sigterm, progress, with_bytecode
 
 TOLERANCE = 0.05  # what `--check` lets pass
 OWN = [label for label in COMPETITORS if label.startswith("owndist-")]
@@ -159,6 +159,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--check", action="store_true", help="exit status 1 if new is worse")
     arguments = parser.parse_args()
+    end_on_sigterm()
 
     lines = chosen(arguments.lines, list(LINES), "line")
     labels = chosen(arguments.only, OWN, "competitor")

@@ -244,7 +244,7 @@ _LINES = [
     ),
     Line(
         "latency_p99",
-        "the same, the slowest of a hundred",
+        "`submit(...).result()`, no-op, the slowest of a hundred",
         _round_trip,
         samples=lambda scale: scale.latencies,
         digest=lambda samples: statistics.quantiles(samples, n=100)[98],
@@ -325,7 +325,7 @@ _LINES = [
     ),
     _array_line(
         "hand_over_first",
-        "the same, for the first time",
+        "return 256 MB for the first time, the next task looks at it",
         _hand_over,
         samples=once,
         warm_runs=0,

@@ -49,7 +49,7 @@ LOSSES = [
     Line("pauses", "200 tasks that wait for 20 ms", _pauses, nothing),
     Line(
         "killed",
-        "the same, and a worker is killed meanwhile",
+        "200 tasks that wait for 20 ms, and a worker is killed",
         _pauses,
         _victim,
         needs=("survive",),

@@ -76,10 +76,18 @@ def _busiest(work: Callable[[Bench], int], which: int) -> Callable[[Bench, Any],
     return run
 
 
-def _busiest_line(name: str, title: str, work: Callable[[Bench], int], which: int) -> Line:
-    shown = ("messages", "bytes")[which]
-    needs = ("nest", "tap") if work is _no_ops_by_tasks else ("tap",)
-    return Line(name, title, _busiest(work, which), opens=False, shown=shown, needs=needs)
+def _busiest_lines(prefix: str, who: str, work: Callable[[Bench], int], *needs: str) -> list[Line]:
+    return [
+        Line(
+            f"{prefix}busiest_{what}",
+            f"{what} for each no-op task {who}, through the busiest process",
+            _busiest(work, which),
+            opens=False,
+            shown=what,
+            needs=(*needs, "tap"),
+        )
+        for which, what in enumerate(("messages", "bytes"))
+    ]
 
 
 NESTED = [
@@ -114,7 +122,7 @@ NESTED = [
     *(
         Line(
             f"fanout_{count}",
-            f"the same, submitted by borrowing tasks, {count} in number",
+            f"tasks that take one value of 1 MiB, submitted by borrowing tasks, {count} in number",
             _by_borrowers(count),
             prepare=_given,
             operations=_fanout,
@@ -123,18 +131,6 @@ NESTED = [
         )
         for count in (1, 2, 4)
     ),
-    _busiest_line(
-        "busiest_messages",
-        "messages for each no-op task through the busiest process",
-        _no_ops,
-        0,
-    ),
-    _busiest_line("busiest_bytes", "bytes for each no-op task through it", _no_ops, 1),
-    _busiest_line(
-        "nested_busiest_messages",
-        "messages through the busiest process, tasks submitted by two tasks",
-        _no_ops_by_tasks,
-        0,
-    ),
-    _busiest_line("nested_busiest_bytes", "bytes through it", _no_ops_by_tasks, 1),
+    *_busiest_lines("", "that the driver submits", _no_ops),
+    *_busiest_lines("nested_", "that two tasks submit", _no_ops_by_tasks, "nest"),
 ]

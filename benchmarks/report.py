@@ -26,7 +26,7 @@ from benchmarks.bench import SCALES, WORKERS, Line
 from benchmarks.executors import COMPETITORS
 from benchmarks.limits import LIMITS
 from benchmarks.lines import LINES
-from benchmarks.rounds import ROOT, Measured, progress, take, with_bytecode
+from benchmarks.rounds import ROOT, Measured, end_on_sigterm, progress, take, with_bytecode
 
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -235,6 +235,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--check", action="store_true", help="--quick; exit status 1 if slower")
     arguments = parser.parse_args()
+    end_on_sigterm()
 
     lines = chosen(arguments.lines, list(LINES), "line")
     labels = chosen(arguments.only, list(COMPETITORS), "competitor")

@@ -106,6 +106,11 @@ def take(*arguments: str, environment: dict[str, str], root: Path = ROOT) -> Rou
     return Round(**json.loads(printed.splitlines()[-1]))
 
 
+def end_on_sigterm() -> None:
+    """Have SIGTERM end this process as Ctrl-C does: nothing that it started or made is left."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
+
+
 def with_bytecode(folder: str) -> dict[str, str]:
     """Compiled modules are kept in the folder: an installed package is not compiled at each start.
 
