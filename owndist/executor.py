@@ -221,7 +221,8 @@ class OwnershipExecutor(ProcessPoolExecutor):
 
         Cost: about 10 µs. Arguments of more than 100 KiB in all are copied to shared memory.
         """
-        future: Future[T] = self._begin().submit(fn, args, kwargs, self._options)
+        driver = self._driver if self._begun else self._make_driver(begin=True)
+        future: Future[T] = driver.submit(fn, args, kwargs, self._options)
         return future
 
     def map(

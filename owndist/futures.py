@@ -283,7 +283,8 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
                 waiter.add_cancelled(self)
             return True
         self._outcome = (status, value)
-        self._stored = status == values.READY and values.extent_of(value) is not None
+        if status == values.READY and type(value) is tuple:
+            self._stored = values.extent_of(value) is not None
         self._state = FINISHED
         for waiter in waiters:
             if status == values.READY:

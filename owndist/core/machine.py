@@ -82,6 +82,8 @@ from .spilling import Spilling
 from .submission import Submission
 from .values import BROKEN, FAILED, PENDING, READY, Failure
 
+_NOTHING: list[Command] = []
+
 
 class Machine:
     """The protocol state of one process.
@@ -119,7 +121,13 @@ class Machine:
             else RemoteLandlord(self.execution, self.commands)
         )
         self.submission = Submission(
-            number, self.references, self.borrowing, self.leases, landlord, self.commands
+            number,
+            self.references,
+            self.borrowing,
+            self.leases,
+            self.execution,
+            landlord,
+            self.commands,
         )
         self.recovery = Recovery(
             number, self.references, self.borrowing, self.submission, self.commands
@@ -173,18 +181,21 @@ class Machine:
             self._fail_lost()
         if self.broken is not None and submission.tasks:
             fail_all(submission, self.broken, now)
-        freed = self.references.take_freed()
-        if freed:
-            self.inheritance.free(freed)
-        if self.references.releases:
+        references = self.references
+        if references.freed:
+            self.inheritance.free(references.take_freed())
+        if references.releases:
             self.borrowing.send_releases()
-        if self.spilling.is_due():
+        if references.memory_bytes and self.spilling.is_due():
             self.spilling.relieve(now)
         if self.closing and not self.drained:
             self.draining.proceed()
-        commands = self.commands[:]
-        self.commands.clear()
-        return commands
+        commands = self.commands
+        if not commands:
+            return _NOTHING
+        told = commands[:]
+        commands.clear()
+        return told
 
     def _hear_oneself(self, now: int) -> None:
         """Take in the messages to this process itself, before anything is made of them."""
@@ -249,7 +260,7 @@ class Machine:
 
     def _report_handlers(self) -> dict[type, Callable[[Any, int], None]]:
         return {
-            Submitted: self._on_submitted,
+            Submitted: self.submission.submit,
             Received: self._on_received,
             HandlesDropped: self._on_handles_dropped,
             ValueLost: self.recovery.on_value_lost,
@@ -326,10 +337,6 @@ class Machine:
         }
 
     # -- reports of the process's own code
-
-    def _on_submitted(self, report: Submitted, now: int) -> None:
-        execution = self.execution
-        self.submission.submit(report, execution.current() if execution.started else None)
 
     def _on_stored(self, report: Stored, now: int) -> None:
         entry = self.references.create(report.object)

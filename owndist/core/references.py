@@ -156,7 +156,7 @@ class ReferenceTable:
         self.resident: dict[ExtentKey, ExtentRecord] = {}
         self.memory_bytes = self.file_bytes = 0
         self.file_reads = 0  # how often a value was handed out that lay on disk
-        self._freed: list[tuple[Extent, bool]] = []  # and whether somebody may still map it
+        self.freed: list[tuple[Extent, bool]] = []  # and whether somebody may still map it
         self.releases: list[Release] = []  # not yet taken
 
     # -- entries
@@ -187,7 +187,8 @@ class ReferenceTable:
             if found is not None:
                 found.contained += 1
                 entry.nested += (inner,)
-        self.release_if_unneeded(entry)
+        if not entry.handles:
+            self.release_if_unneeded(entry)
 
     def adopt(self, address: Address, token: int) -> None:
         """Another process has registered this one for an object whose future it gives it."""
@@ -306,7 +307,8 @@ class ReferenceTable:
             else:
                 del self.entries[gone.id]
                 tokens = gone.tokens
-                todo.extend(self.lineage.forget(gone.id))
+                if gone.id in self.lineage.tasks:
+                    todo.extend(self.lineage.forget(gone.id))
             if type(gone.value) is tuple:
                 extent = extent_of(gone.value)
                 if extent is not None:
@@ -319,7 +321,8 @@ class ReferenceTable:
                 address: Address = gone.id  # type: ignore[assignment]
                 self.releases += [(address, token) for token in tokens]
             gone.value = None
-            todo.extend(self._uncount_nested(gone))
+            if gone.nested:
+                todo.extend(self._uncount_nested(gone))
 
     def _uncount_nested(self, entry: Entry) -> list[Entry]:
         """Its value is not there any more. Returns what may be released with that."""
@@ -452,16 +455,16 @@ class ReferenceTable:
                     self.file_bytes -= extent[4]
                 else:
                     self.memory_bytes -= extent[4]
-                self._freed.append((extent, record.strayed))
+                self.freed.append((extent, record.strayed))
             else:
                 assert record.lifeline is not None
                 self.releases += [(record.lifeline, token) for token in record.tokens]
 
     def take_freed(self) -> list[tuple[Extent, bool]]:
         """The extents that fell free since the last call; and whether somebody may map them."""
-        freed = self._freed
+        freed = self.freed
         if freed:
-            self._freed = []
+            self.freed = []
         return freed
 
     def take_releases(self) -> list[Release]:

@@ -81,7 +81,8 @@ class Running:
     def _extras(self, report: TaskEnded | Yielded, owner: ProcessNumber) -> Any:
         """What the owner of the running task hears with a value."""
         given, self._given = self._given, ()
-        extent = extent_of(report.value)
+        value = report.value
+        extent = extent_of(value) if type(value) is tuple else None
         if (
             extent is not None
             and extent[0] == self._number

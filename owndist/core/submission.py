@@ -18,7 +18,8 @@ from . import returns as several
 from .borrowing import Borrowing
 from .commands import CancelAnswered, Command, Complete, JudgeError, Log, Send
 from .demand import Demand, Landlord
-from .ids import ExecutionKey, ExtentKey, ObjectId, ProcessNumber, Ref, TaskId, execution_id
+from .execution import Execution
+from .ids import ExtentKey, ObjectId, ProcessNumber, Ref, TaskId, execution_id
 from .inputs import await_inputs
 from .leasing import AHEAD_NS, Leases, Worker
 from .messages import OUTCOME, TASK, WANT
@@ -56,6 +57,7 @@ class Submission:
         references: ReferenceTable,
         borrowing: Borrowing,
         leases: Leases,
+        execution: Execution,
         landlord: Landlord,
         commands: list[Command],
     ) -> None:
@@ -78,17 +80,19 @@ class Submission:
         # Set by the machine; see `recovery`.
         self.recover: Callable[[Ref], None]
         self.unread: Callable[[Task, str, ExtentKey], None]
+        self._execution = execution
         self._commands = commands
 
     # -- coming in
 
-    def submit(self, report: Submitted, parent: ExecutionKey | None = None) -> None:
-        """A new task; its future exists and counts as a handle. `parent` is who submits it."""
+    def submit(self, report: Submitted, now: int) -> None:
+        """A new task; its future exists and counts as a handle."""
         references = self.references
         entries = references.entries
         self.submitted += 1
         task = Task(report)
-        task.parent = parent
+        if self._execution.started:
+            task.parent = self._execution.current()
         self.tasks[task.id] = task
         references.create(task.id).name = task.name
         if report.returns != 1:
@@ -257,7 +261,7 @@ class Submission:
             return
         if task.state == T_SENT:
             _learn(self.estimates, task.function, elapsed_ns)
-        if worker.queue and worker.open:
+        if worker.queue and not worker.waits and not worker.leaving and worker.left != 0:
             if worker.load_ns * 2 <= AHEAD_NS and worker is not self.here:
                 self.leases.hungry[worker.number] = worker
         else:
@@ -274,7 +278,11 @@ class Submission:
         if task.state == T_STOPPING:
             self.borrowing.discard(worker.number, status, value, nested)
             self.let_go(task)
-        elif status == READY and self.references.is_lost(value, worker.number):
+        elif (
+            status == READY
+            and type(value) is tuple
+            and self.references.is_lost(value, worker.number)
+        ):
             self.failed += 1
             text = "it was let go before its task had passed it on"
             self.settle(task, FAILED, (LOST, text, task.name))

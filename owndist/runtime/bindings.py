@@ -32,40 +32,51 @@ class Bindings:
     def __init__(self, decoder: Decoder, future_factory: Callable[[Any], Any]) -> None:
         self._decoder = decoder
         self._future_factory = future_factory
-        self._due: deque[tuple[int, tuple[Any, ...]]] = deque()
+        self.waiting: deque[tuple[int, tuple[Any, ...]]] = deque()  # what is due
+        self.at_work: list[None] = []  # one for each that is being bound
         self._bound: dict[str, int] = {}  # {global name: key of the entry that was bound last}
         self._binder: dict[str, int] = {}  # {global name: the owner who sent that}
         # {owner: {global name: (key, value)}}: what it had bound, and another owner has replaced.
-        self._replaced: dict[int, dict[str, tuple[int, Any]]] = {}
+        self.replaced: dict[int, dict[str, tuple[int, Any]]] = {}
         # Held while an entry is loaded, which runs the user's code. Loading may load more.
         self._lock = threading.RLock()
 
     def due(self, owner: int, message: tuple[Any, ...]) -> None:
         """Have an ENTRY bound before anything else is loaded. The worker's lock is held."""
-        self._due.append((owner, message))
+        self.waiting.append((owner, message))
 
     def apply_due(self) -> None:
-        """Bind what is due, and wait for another thread that is at it. No lock is held."""
+        """Bind what is due, and wait for another thread that is at it. No lock is held.
+
+        There is nothing to do if both `waiting` and then `at_work` are empty.
+        """
         with self._lock:
-            while self._due:
-                owner, (_, key, body) = self._due.popleft()
-                name: str = pickle.loads(body)[0]
-                self._replaced.get(owner, {}).pop(name, None)
-                if self._bound.get(name) != key:
-                    self._keep_for_binder(name, owner)
-                    self._bound[name] = key
-                    self._decoder.apply_entry(key, body, self._future_factory)
-                self._binder[name] = owner
+            while self.waiting:
+                self.at_work.append(None)  # first: it must be seen in one of them
+                try:
+                    self._bind(*self.waiting.popleft())
+                finally:
+                    self.at_work.pop()
+
+    def _bind(self, owner: int, message: tuple[Any, ...]) -> None:
+        _, key, body = message
+        name: str = pickle.loads(body)[0]
+        self.replaced.get(owner, {}).pop(name, None)
+        if self._bound.get(name) != key:
+            self._keep_for_binder(name, owner)
+            self._bound[name] = key
+            self._decoder.apply_entry(key, body, self._future_factory)
+        self._binder[name] = owner
 
     def _keep_for_binder(self, name: str, owner: int) -> None:
         """Another owner binds a name: the one before will expect its own for its next tasks."""
         before = self._binder.get(name)
         if before is not None and before != owner and name in namespace.here.entries:
-            self._replaced.setdefault(before, {})[name] = namespace.here.entries[name]
+            self.replaced.setdefault(before, {})[name] = namespace.here.entries[name]
 
     def restore(self, owner: int) -> None:
         """A task of this owner is about to start: bind what it had sent, and another replaced."""
-        replaced = self._replaced.pop(owner, None)
+        replaced = self.replaced.pop(owner, None)
         if not replaced:
             return
         with self._lock:

@@ -30,7 +30,8 @@ class Change:
             )
 
     def __enter__(self) -> None:
-        self.check()
+        if self.halfway:
+            self.check()
         self.halfway = True
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

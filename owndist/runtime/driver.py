@@ -69,11 +69,11 @@ class Driver(Shell):
             self._since_read = 0
             self._pool.read_all()
             self._reader.note_reading(_now())
-        if not self._reader.in_burst or self._since_read % _SEND_EVERY == 0:
+        if not self._reader.burst_until or self._since_read % _SEND_EVERY == 0:
             self._pool.flush()
 
     def _wake_if_needed(self) -> None:
-        if self._completions and not self._reader.in_burst:
+        if not self._reader.burst_until:
             self._reader.poke()
 
     def _tell_forgotten(self, kept: Container[int]) -> None:
@@ -119,7 +119,7 @@ class Driver(Shell):
         elif os.getpid() != self.pid:
             raise RuntimeError("this future belongs to the process that this one was forked from")
         else:
-            if self._reader.in_burst:
+            if self._reader.burst_until:
                 self.end_burst()
             if self._change.halfway:
                 self._reader.poke()  # interrupted so late that nobody was woken

@@ -12,7 +12,6 @@ from abc import abstractmethod
 from collections.abc import Callable, Container
 from typing import TYPE_CHECKING, Any
 
-from ..core.commands import JudgeError
 from ..core.ids import Ref
 from ..core.machine import Machine
 from ..core.reports import Spilled
@@ -72,7 +71,6 @@ class Inside(Waiting):
         self._spiller = Spiller(self._store, self._on_spilled)
         self._change = Change(self._poke_reader)
         self._has_encoder = False
-        self._judgements: list[JudgeError] = []
         self._answered = threading.Condition(self._lock)  # owners have answered
         self._awaiting = 0  # threads that wait for that
 
@@ -121,8 +119,7 @@ class Inside(Waiting):
         self._links.flush()
 
     def _wake_if_needed(self) -> None:
-        if self._completions or self._judgements:
-            self._poke_reader()
+        self._poke_reader()
 
     def _wake(self) -> None:
         self._poke_reader()
@@ -168,7 +165,8 @@ class Inside(Waiting):
 
     def load_argument(self, value: Any, lender: int) -> Any:
         """The object that an argument's value stands for."""
-        self._bindings.apply_due()
+        if self._bindings.waiting or self._bindings.at_work:
+            self._bindings.apply_due()
         if type(value) is bytes:
             return self._load(value, (), lender)
         if type(value[0]) is tuple:

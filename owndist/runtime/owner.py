@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
 from concurrent.futures import Future as AnyFuture
+from types import FunctionType
 from typing import Any
 
 from ..config import TaskOptions
@@ -48,10 +49,6 @@ from .process import FORGET_AT, Process
 from .ticket import Ticket
 
 
-class _Forgotten(Exception):
-    """A definition that a task needs was forgotten before the task was known."""
-
-
 class Owner(Process):
     """What futures and executors call in any process. Any thread may."""
 
@@ -72,35 +69,21 @@ class Owner(Process):
         """
         if options.num_returns != 1:
             self.streams.check(options)
-        if self._gate is not None and not continued:
-            self._ready()
-            self._wait_at_gate(self._gate)
-        while True:
-            try:
-                return self._submit(fn, args, kwargs, options, continued)
-            except _Forgotten:
-                continue
-
-    def _submit(
-        self,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        options: TaskOptions,
-        continued: bool,
-    ) -> Any:
         if not continued:
+            if self._gate is not None:
+                self._ready()
+                self._wait_at_gate(self._gate)
             self._ready()
         name = options.name
         if name is None:
             name = getattr(fn, "__qualname__", None) or type(fn).__qualname__
-        carried = not is_stateless(fn)
-        if carried:
-            fn, args = call_carried, (fn, *args)
+        called, given, carried = fn, args, False
+        if (type(fn) is not FunctionType or fn.__closure__ is not None) and not is_stateless(fn):
+            called, given, carried = call_carried, (fn, *args), True
         outer, here.submitter = here.submitter, self
         try:
-            key, entries, held = self._encoder.function(fn)
-            encoded, slots = self._encode(args, kwargs, carried)
+            key, entries, held = self._encoder.function(called)
+            encoded, slots = self._encode(given, kwargs, carried)
             if held or encoded.futures:
                 held = (*held, *encoded.futures)
             # Before anything is stored: it may be refused.
@@ -119,37 +102,33 @@ class Owner(Process):
                 self._discard(value)
                 raise RuntimeError("cannot schedule new futures after shutdown")
             known = self._encoder.definitions
-            if key not in known or not all(map(known.__contains__, entries)):
-                # Another thread has just had definitions forgotten. Once more.
+            future: Any = None
+            if key not in known or (entries and not all(map(known.__contains__, entries))):
                 self._discard(value)
-                raise _Forgotten
-            with self._change:
-                slot_refs: tuple[Ref, ...] = ()
-                if slots:
-                    slot_refs = tuple([self._object_for(future, foreign) for future in slots])
-                self._last_id = task = self._last_id + 1
-                future: Any = Future(self, task, name)
-                self._pending[task] = future
-                if self._gate is not None:
-                    self._gate.add(task, encoded.size)
-                report = Submitted(
-                    task,
-                    key,
-                    entries,
-                    value,
-                    slot_refs,
-                    nested,
-                    name,
-                    options.max_retries,
-                    options.retry_exceptions,
-                )
-                if options.num_returns != 1:
-                    future = self.streams.several(future, report, options)
-                self._feed(report)
-                self._after_submission()
-                if len(self._encoder.definitions) >= self._forget_at:
-                    self._forget_definitions()
-        self._wake_if_needed()
+            else:
+                with self._change:
+                    slot_refs: tuple[Ref, ...] = ()
+                    if slots:
+                        slot_refs = tuple([self._object_for(f, foreign) for f in slots])
+                    self._last_id = task = self._last_id + 1
+                    future = self._pending[task] = Future(self, task, name)
+                    if self._gate is not None:
+                        self._gate.add(task, encoded.size)
+                    retries, judged = options.max_retries, options.retry_exceptions
+                    report = Submitted(
+                        task, key, entries, value, slot_refs, nested, name, retries, judged
+                    )
+                    if options.num_returns != 1:
+                        future = self.streams.several(future, report, options)
+                    self._feed(report)
+                    self._after_submission()
+                    if len(known) >= self._forget_at:
+                        self._forget_definitions()
+        if future is None:
+            # Another thread has just had definitions forgotten. Once more.
+            return self.submit(fn, args, kwargs, options, continued)
+        if self._completions or self._judgements:
+            self._wake_if_needed()
         for object_id, other in foreign:
             other.add_done_callback(functools.partial(self._fulfil, object_id))
         return future
@@ -209,8 +188,13 @@ class Owner(Process):
         Args:
             carried: the first argument is what the user wants called.
         """
-        slots = Slots()
-        new_args, new_kwargs = slots.replace_top_level(args, kwargs)
+        slots: Slots | None = None
+        new_args, new_kwargs = args, kwargs
+        for arg in (*args, *kwargs.values()) if kwargs else args:
+            if isinstance(arg, AnyFuture):
+                slots = Slots()
+                new_args, new_kwargs = slots.replace_top_level(args, kwargs)
+                break
 
         def describe(error: Exception) -> str:
             from ..wire.explain import explain
@@ -222,6 +206,7 @@ class Owner(Process):
         except Exception:
             # A future of another executor, deeper down, cannot be pickled. If there is one,
             # there is another way; if not, the error stands.
+            slots = slots or Slots()
             try:
                 inner_args, inner_kwargs = slots.replace_all((new_args, new_kwargs))
             except RecursionError:
@@ -230,15 +215,16 @@ class Owner(Process):
                 raise
             return self._encoder.value((inner_args, inner_kwargs), describe), slots.futures
         if encoded.futures:
+            slots = slots or Slots()
             inner = slots.replace_all((new_args, new_kwargs))
             if inner[0] is not new_args or inner[1] is not new_kwargs:
                 encoded = self._encoder.value(inner, describe)
-        return encoded, slots.futures
+        return encoded, slots.futures if slots is not None else []
 
     def _value_of(self, encoded: Encoded) -> Any:
+        if not encoded.buffers and len(encoded.head) <= INLINE_LIMIT:
+            return encoded.head
         if encoded.size <= INLINE_LIMIT:
-            if not encoded.buffers:
-                return encoded.head
             return encoded.head, tuple([bytes(part.raw()) for part in encoded.buffers])
         value = self._store.write(encoded.head, encoded.buffers)
         self._bytes_put += encoded.size

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Container
 from typing import Any
 
+from ..core.commands import JudgeError
 from ..core.ids import Address, Ref
 from ..core.machine import Machine
 from ..futures import Future
@@ -61,6 +62,7 @@ class Process(ABC):
         self._recovering: dict[Ref, Future[Any]] = {}
         # What is to be done without the lock; appended to by anyone.
         self._completions: deque[tuple[Future[Any], int, Any]] = deque()
+        self._judgements: deque[JudgeError] = deque()
         self._dropped: deque[Ref] = deque()
         self._cancels: dict[int, list[Ticket]] = {}
         self._gate: Gate | None = None  # where `submit` waits while too much is pending

@@ -48,7 +48,9 @@ class Reader:
         self.selector.register(self._out, selectors.EVENT_READ, None)
         self._poked = False
         self._last_reading = 0
-        self._burst_until = 0  # it sleeps until then, unless `_resume` is set
+        # While somebody submits so fast that this thread had better sleep: until when (ns), unless
+        # `_resume` is set. Else 0.
+        self.burst_until = 0
         # Released to end that sleep. Not an Event, whose own lock a Ctrl-C can leave locked.
         self._resume = threading.Lock()
         self._resume.acquire()
@@ -82,28 +84,23 @@ class Reader:
 
     # -- bursts of submissions
 
-    @property
-    def in_burst(self) -> bool:
-        """Whether somebody submits so fast that the reader had better sleep."""
-        return self._burst_until != 0
-
     def note_reading(self, now: int) -> None:
         """A submitting thread has done the reading, at `now` (ns)."""
         if now - self._last_reading < BURST_NS:
-            self._burst_until = now + BURST_NS
+            self.burst_until = now + BURST_NS
         self._last_reading = now
 
     def clear_burst(self) -> None:
         """It is over. Called with the owner's lock held, as what was left unsent is sent."""
-        self._burst_until = 0
+        self.burst_until = 0
         if self._resume.locked():
             self._resume.release()
 
     def _sleep_through_burst(self) -> None:
-        if not self._burst_until:
+        if not self.burst_until:
             return
-        while self._burst_until:
-            left_ns = self._burst_until - time.monotonic_ns()
+        while self.burst_until:
+            left_ns = self.burst_until - time.monotonic_ns()
             if left_ns <= 0:
                 self._owner.end_burst()
             else:

@@ -141,7 +141,6 @@ class Shell(Owner):
         self._since_read = 0  # submissions
         # What the reader is to do; appended to by anyone, without the lock.
         self._callbacks: deque[Future[Any]] = deque()  # futures that are done and have some
-        self._judgements: deque[JudgeError] = deque()
         self._logs: deque[tuple[Any, ...]] = deque()  # level, text, arguments
         self._change = Change(self._wake)
         self._unspawned: deque[tuple[int, str]] = deque()  # workers that could not be started
@@ -342,7 +341,8 @@ class Shell(Owner):
             if future._settle(status, value):
                 self._callbacks.append(future)
             self._completions.popleft()
-            future._run_then()
+            if "_callback" in future.__dict__:
+                future._run_then()
             del future, value  # or they would live until the next round
         if nested:
             return False

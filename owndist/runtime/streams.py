@@ -119,7 +119,7 @@ class Streams:
         if shell._reader.is_current():
             shell._reader.pump(arrivals.is_ready, None)
             return
-        if shell._reader.in_burst:
+        if shell._reader.burst_until:
             shell.end_burst()
         if shell._change.halfway:
             shell._reader.poke()

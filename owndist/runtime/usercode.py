@@ -105,7 +105,10 @@ def store_one(worker: Worker, value: object, name: str) -> TaskOutcome:
 
 def _store(worker: Worker, result: object, name: str) -> TaskOutcome:
     try:
-        encoded = _dump(result, name)
+        try:
+            encoded = dump_result(result, name, futures_allowed=True)
+        except Exception:
+            encoded = _dump_again(result, name)
         value = worker.store_result(encoded.head, encoded.buffers, encoded.size)
         return READY, value, encoded.futures, encoded.entries, encoded.buffers
     except BaseException as error:
@@ -115,16 +118,14 @@ def _store(worker: Worker, result: object, name: str) -> TaskOutcome:
         raise told from error
 
 
-def _dump(result: Any, name: str) -> Encoded:
-    try:
-        return dump_result(result, name, futures_allowed=True)
-    except Exception:
-        from .chunks import ChunkResult
+def _dump_again(result: Any, name: str) -> Encoded:
+    """It could not be pickled; in a chunk that may be for one of its results."""
+    from .chunks import ChunkResult
 
-        if type(result) is not ChunkResult:
-            raise
-        result.isolate()
-        return dump_result(result, name, futures_allowed=True)
+    if type(result) is not ChunkResult:
+        raise
+    result.isolate()
+    return dump_result(result, name, futures_allowed=True)
 
 
 def _cannot_load(what: str, name: str, error: BaseException) -> BaseException:

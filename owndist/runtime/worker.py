@@ -175,7 +175,8 @@ class Worker(Inside):
                         break
                     self._main_waits = True
                 else:
-                    self._bindings.restore(item[0])
+                    if self._bindings.replaced:
+                        self._bindings.restore(item[0])
                     if len(machine.execution.queue) and not self._reader_ticks:
                         self._reader_ticks = True
                         self._signals.wake_reader()
@@ -220,7 +221,7 @@ class Worker(Inside):
             # They live until the owner is told of the result: it must not hear before that they
             # are needed no more.
             self.announce(futures)
-        extent = extent_of(value)
+        extent = extent_of(value) if type(value) is tuple else None
         if extent is None or not self.machine.running.is_told(extent_key(extent)):
             # A value that is passed on is kept by the arguments that it came with.
             buffers.clear()

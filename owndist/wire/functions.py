@@ -108,9 +108,10 @@ class Encoder:
         Cost: 0.1 µs for an importable function submitted before; for others they are pickled.
         """
         try:
-            return self._remembered[fn]
-        except (KeyError, TypeError):
-            return self._define(fn)
+            known = self._remembered.get(fn)
+        except TypeError:
+            known = None  # it has no hash
+        return known or self._define(fn)
 
     def value(self, obj: Any, describe: Callable[[Exception], str] | None = None) -> Encoded:
         """Pickle a value, such as the `(args, kwargs)` of a task.

@@ -72,7 +72,10 @@ class Encoded:
     @property
     def size(self) -> int:
         """The bytes of the head and all buffers together."""
-        return len(self.head) + sum(buffer.raw().nbytes for buffer in self.buffers)
+        size = len(self.head)
+        for buffer in self.buffers:
+            size += buffer.raw().nbytes
+        return size
 
     def __repr__(self) -> str:
         return (
