@@ -30,7 +30,8 @@ class SettledCondition:
         """Nothing is held."""
 
     def __enter__(self) -> bool:
-        return self.acquire()
+        with self.settling:
+            return True
 
     def __exit__(self, *_: object) -> None:
         """Nothing is held."""

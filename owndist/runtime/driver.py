@@ -69,8 +69,9 @@ class Driver(Shell):
             self._since_read = 0
             self._pool.read_all()
             self._reader.note_reading(_now())
-        if not self._reader.burst_until or self._since_read % _SEND_EVERY == 0:
-            self._pool.flush()
+        pool = self._pool
+        if pool.unflushed and (not self._reader.burst_until or not self._since_read % _SEND_EVERY):
+            pool.flush()
 
     def _wake_if_needed(self) -> None:
         if not self._reader.burst_until:

@@ -100,7 +100,7 @@ class WorkerPool:
         self._log = log
         self._ledger = ledger
         self._left: dict[str, int] = {}  # {segment of a dead worker: its bytes of shared memory}
-        self._unflushed: dict[int, Link] = {}  # links with messages posted and not sent
+        self.unflushed: dict[int, Link] = {}  # links with messages posted and not sent
         self._blocked: dict[int, Link] = {}  # links whose socket is full
         # (worker, whom it wants a link to): there were no descriptors. See `make_late`.
         self.unlinked: list[tuple[WorkerProcess, int]] = []
@@ -153,13 +153,13 @@ class WorkerPool:
         if worker is None:
             return
         worker.courier.post(worker.link, message)
-        self._unflushed[number] = worker.link
+        self.unflushed[number] = worker.link
 
     def forget(self, kept: Container[int]) -> None:
         """Have workers drop all definitions but these."""
         for number, worker in self.processes.items():
             if worker.courier.forget(worker.link, kept):
-                self._unflushed[number] = worker.link
+                self.unflushed[number] = worker.link
 
     @property
     def is_short(self) -> bool:
@@ -198,20 +198,18 @@ class WorkerPool:
         other.linked.add(one.number)
         for worker, peer, end in ((one, number, ends[0]), (other, one.number, ends[1])):
             worker.link.post_with_fd((m.LINK, peer), end)
-            self._unflushed[worker.number] = worker.link
+            self.unflushed[worker.number] = worker.link
 
     def flush(self) -> None:
         """Send what was posted."""
-        if not self._unflushed:
-            return
-        for number, link in self._unflushed.items():
+        for number, link in self.unflushed.items():
             if not link.flush() and number not in self._blocked:
                 worker = self.processes[number]
                 if not worker.at_end:
                     self._blocked[number] = link
                     both = selectors.EVENT_READ | selectors.EVENT_WRITE
                     self._selector.modify(link, both, worker)
-        self._unflushed.clear()
+        self.unflushed.clear()
 
     def kill_all(self, signum: int) -> None:
         """Send a signal to every worker."""
@@ -355,7 +353,7 @@ class WorkerPool:
         if not worker.at_end:
             # Something that it forked still holds its end of the link.
             self._forget_link(worker)
-        self._unflushed.pop(number, None)
+        self.unflushed.pop(number, None)
         self._past_sent += worker.link.bytes_sent
         self._past_received += worker.link.bytes_received
         worker.link.close()

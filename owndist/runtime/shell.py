@@ -310,7 +310,8 @@ class Shell(Owner):
         """A link or the template has something."""
         with self._lock:
             self._pool.on_ready(data, events)
-            self._pool.flush()
+            if self._pool.unflushed:
+                self._pool.flush()
             if self._awaiting:
                 self._answered.notify_all()
 
@@ -329,7 +330,8 @@ class Shell(Owner):
         """
         with self._lock:
             self._catch_up()
-            self._pool.flush()
+            if self._pool.unflushed:
+                self._pool.flush()
         if self._gate is not None:
             self._gate.look_again()
         while self._logs:
