@@ -216,12 +216,19 @@ class Session:
             inner = [self.things[ref[1], ref[2]] for ref in refs]
             assert inner == list(thing.refs), f"{thing.name} holds {inner}"
         elif status == CANCELLED:
-            assert name in self.cancelled, f"object {name} is cancelled without being asked for"
+            stopped = name in self.cancelled or self.takes_cancelled(thing)
+            assert stopped, f"object {name} is cancelled without being asked for"
+            self.cancelled[name] = None
         else:
             assert status == FAILED
             self.check_failure(value, thing)
             if not own:
                 self.let_go[name] = None
+
+    def takes_cancelled(self, thing: Thing) -> bool:
+        """Whether it takes what was cancelled with the task that ran on top of another."""
+        slots = thing.slots if isinstance(thing, Plan) else ()
+        return any(self.things[name] is slot for name in self.cancelled for slot in slots)
 
     def check_failure(self, failure: Any, thing: Thing) -> None:
         """Whether something has happened that allows this (Laws 33, 46, 50)."""
