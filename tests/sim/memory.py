@@ -63,7 +63,7 @@ class Memory:
         if extent[2] in self.lost:
             raise Gone(extent[2], key)
         if self.strict:
-            there = self.state[key] in (LIVE, ABANDONED)
+            there = self.state[key] in (LIVE, ABANDONED) or extent[2] == self._copies.get(key)
             assert there, f"process {process} reads extent {key}, which is gone"
             # Of a copy the owner may tell others before its writer hears that it counts.
             places = (self._segments[key], self._copies.get(key))
@@ -137,6 +137,7 @@ class Memory:
         if self.strict and key not in self._read_from_disk:
             assert not viewers, f"extent {key} is moved while processes {viewers} map it"
         self._segments[key] = file
+        self.state[key] = LIVE  # also if its memory was removed after it had been copied
 
     def _remove(self, file: str) -> None:
         self._files.pop(file, None)
@@ -152,6 +153,8 @@ class Memory:
             file = self._copies.pop(key)
             if file in keep:
                 self._segments[key] = file  # the owner has counted on it, and it has not heard
+                if self.state[key] == LOST:
+                    self.state[key] = LIVE  # the memory was, the file is there
             else:
                 self._remove(file)
         for key, segment in self._segments.items():

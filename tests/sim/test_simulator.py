@@ -30,6 +30,7 @@ REGRESSIONS = {
     1288906080: "no fault of the machine's: the checker took it for that death, too",
     2835938462: "who had cancelled a task whose argument was lost never heard so",
     3321931192: "a death was charged to the next attempt, which had not started",
+    3031706803: "no fault of the machine's: the checker thought that a copy goes with its memory",
 }
 
 # The same for sessions in which every process owns.
