@@ -58,6 +58,8 @@ def pack_arguments(encoder: Encoder, initargs: tuple[Any, ...]) -> tuple[Encoded
         except Exception:
             # Something that goes only by value, such as a lambda; if not, the next try says so.
             pass
+        from ..wire.explain import explain_value
+
         del popen.fds[:]
         # Connections and the like have reducers that only multiprocessing's own pickler knows:
         # pickle would send their descriptor's number and not the descriptor. Lend them.
@@ -65,7 +67,9 @@ def pack_arguments(encoder: Encoder, initargs: tuple[Any, ...]) -> tuple[Encoded
         lent = [kind for kind in extra if kind not in copyreg.dispatch_table]
         copyreg.dispatch_table.update({kind: extra[kind] for kind in lent})
         try:
-            encoded = encoder.value(initargs)
+            encoded = encoder.value(
+                initargs, lambda error: explain_value(initargs, error, "initargs")
+            )
         finally:
             for kind in lent:
                 del copyreg.dispatch_table[kind]

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ..store.ledger import create_ledger
+from ..store.segments import sweep
 from ..store.session_lock import lock_session
 from ..wire.inherited import is_compared
 from . import template
@@ -43,6 +44,7 @@ class Launched:
     def undo(self) -> None:
         """It came to nothing: nothing is left."""
         self.nursery.close()
+        sweep(self.setup.session, self.setup.spill_directory)
         os.close(self.setup.ledger_fd)
         if self.lock_fd is not None:
             os.close(self.lock_fd)
@@ -116,6 +118,7 @@ def launch(
         # Under fork it inherits no thread of ours and, but for lock and ledger, no descriptor.
         return Launched(Nursery(setup, keep_fds), setup, keep_fds, encoder, lock_fd, store_bytes)
     except BaseException:
+        sweep(session, spill_directory)
         os.close(ledger_fd)
         if lock_fd is not None:
             os.close(lock_fd)

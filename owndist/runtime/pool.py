@@ -408,8 +408,8 @@ class WorkerPool:
             worker.link.close()
         if self._nursery is not None:
             self._nursery.close()
-        else:
-            sweep(self._setup.session, self._setup.spill_directory)
+        # It has cleaned up, unless it was killed.
+        sweep(self._setup.session, self._setup.spill_directory)
         # What the user gave us is not kept any longer than it is needed.
         self._setup.initializer, self._setup.initargs = None, ()
 

@@ -123,6 +123,31 @@ def test_ctrl_c_ends_a_program_at_once(
     assert "Worker" not in said.replace("in _python_exit", "")
 
 
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_ctrl_c_while_the_template_starts_is_not_for_the_template(
+    start_script: StartScript, method: str
+) -> None:
+    """Laws 27 and 68: it has not come as far as ignoring it."""
+    script = start_script(
+        f"METHOD = {method!r}\n"
+        + PREAMBLE
+        + """
+with OwnershipExecutor(2, context) as pool:
+    view = pool.put(np.ones(100_000)).result()
+    future = pool.submit(os.getpid)  # the template is there, and its interpreter starts
+    print("ready", flush=True)
+    future.result()
+    time.sleep(1000)
+"""
+    )
+    interrupt(script.process.pid)
+    script.process.wait(PATIENCE_S)
+    processes, files = script.seconds_until_gone()
+    assert files < 2 * SLACK and processes < 2 * SLACK
+    said = script.errors.read_text()
+    assert said.count("Traceback") == 1 and said.endswith("KeyboardInterrupt\n")
+
+
 def test_after_ctrl_c_the_executor_is_usable(start_script: StartScript) -> None:
     """Law 68: for a program that catches it, nothing has happened to the tasks."""
     script = start_script(

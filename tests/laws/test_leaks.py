@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import psutil
 import pytest
 
 from owndist import OwnershipExecutor
+from owndist.errors import NotSerializable
 from tests.leaks import Found, left_since, look, wait_until_gone
 from tests.parity.conftest import Bell, Gate
 
@@ -96,6 +99,19 @@ def test_after_the_end_nothing_is_left(ending: str) -> None:
     del futures
     gc.collect()
     assert left_of(sessions, before) == {}
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_an_executor_that_cannot_start_leaves_nothing(method: str) -> None:
+    """Law 27: each submit tries it again."""
+    context = multiprocessing.get_context(method)
+    initargs = ([1, threading.Lock()],)
+    with OwnershipExecutor(1, context, initializer=print, initargs=initargs) as pool:
+        for _ in range(2):
+            with pytest.raises(
+                NotSerializable, match=r"initargs: value\[0\]\[1\] \(type _thread.lock\)"
+            ):
+                pool.submit(abs, -1)
 
 
 def test_many_executors_one_after_the_other_leave_nothing() -> None:
@@ -218,8 +234,10 @@ def test_many_small_tasks_leave_the_owner_as_small_as_it_was(
 
 NOISY_SCRIPT = """
 import sys
+import threading
 import numpy as np
 from owndist import OwnershipExecutor
+from owndist.errors import NotSerializable
 
 def make(n):
     return np.full(300_000, n % 256, np.uint8)
@@ -282,6 +300,7 @@ def told(name):
 _posixshmem.shm_unlink = told
 import numpy as np
 from owndist import OwnershipExecutor
+from owndist.errors import NotSerializable
 
 with OwnershipExecutor(2) as pool:
     values = [pool.submit(np.ones, 50_000 * (n + 1)) for n in range(20)]
