@@ -18,10 +18,11 @@ from concurrent.futures._base import (
     CANCELLED,
     CANCELLED_AND_NOTIFIED,
     FINISHED,
+    LOGGER,
     PENDING,
     RUNNING,
 )
-from threading import Condition
+from threading import Condition, current_thread, main_thread
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .core import values
@@ -268,7 +269,15 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
         return first and "_done_callbacks" in self.__dict__
 
     def _run_callbacks(self) -> None:
-        self._invoke_callbacks()
+        for callback in self._done_callbacks:
+            try:
+                callback(self)
+            except BaseException as error:
+                # Also one that exits: in a thread of ours that would end the thread, and with it
+                # the executor. Only in the main thread it may be a Ctrl-C, and not the callback's.
+                if not isinstance(error, Exception) and current_thread() is main_thread():
+                    raise
+                LOGGER.exception("exception calling callback for %r", self)
         # As a rule they lead back here, and would keep the value until the next collection.
         self._done_callbacks.clear()
 

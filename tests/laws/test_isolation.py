@@ -300,6 +300,26 @@ def test_a_coroutine_hears_that_a_value_cannot_be_loaded(
         asyncio.run(wait_for_it())
 
 
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_a_callback_that_exits_ends_nothing(
+    pool: OwnershipExecutor, gate: Gate, caplog: pytest.LogCaptureFixture, error: type
+) -> None:
+    """Law 36: it runs in a thread of the executor's, which all others need."""
+    future = pool.submit(tasks.pass_gate, gate.path)
+    finished = threading.Event()
+
+    def leave(_: object) -> None:
+        raise error
+
+    future.add_done_callback(leave)
+    future.add_done_callback(lambda _: finished.set())
+    gate.open()
+    assert finished.wait(PATIENCE_S)
+    assert "exception calling callback" in caplog.text
+    caplog.clear()  # its records hold the traceback, and so the executor
+    assert pool.submit(abs, -1).result(PATIENCE_S) == 1
+
+
 # Law 69
 
 
