@@ -61,6 +61,14 @@ def test_in_a_forked_child_it_is_of_no_use_even_before_it_has_started(
         assert executor.submit(int).result(PATIENCE_S) == 0
 
 
+@pytest.mark.parametrize("name", ["concurrent.futures.process", "owndist.errors", "tempfile"])
+def test_a_worker_loads_nothing_dear(name: str) -> None:
+    """What is loaded in a fresh interpreter before its first task is what that task waits for."""
+    with OwnershipExecutor(1, multiprocessing.get_context("spawn")) as executor:
+        loaded = executor.submit(eval, f"{name!r} in __import__('sys').modules")
+        assert loaded.result(PATIENCE_S) is False
+
+
 def pages_copied_by_a_collection() -> tuple[int, int]:
     """KiB that became this process's own, and KiB that it still shares."""
 

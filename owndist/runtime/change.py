@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures.process import BrokenProcessPool
 
 
 class Change:
@@ -24,6 +23,9 @@ class Change:
     def check(self) -> None:
         """Lock held. Raises if a change was left half done."""
         if self.halfway:
+            # A dear import, which a worker does not need otherwise.
+            from concurrent.futures.process import BrokenProcessPool
+
             raise BrokenProcessPool(
                 "a Ctrl-C (or another exception from a signal handler) struck while this executor "
                 "was taking in a task; its tables cannot be trusted any more, make another executor"

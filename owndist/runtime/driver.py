@@ -13,13 +13,13 @@ from ..core.values import extent_of
 from ..futures import Future, Unreadable
 from ..wire.failures import exception_of
 from ..wire.pickling import loads
-from .backpressure import Gate
 from .process import DROPPED_BATCH
 from .shell import Shell
 from .ticket import Ticket
 
 if TYPE_CHECKING:
     from ..core.listing import Row
+    from .backpressure import Gate
 
 # Every so many submissions the submitting thread reads what the workers have sent, so that they
 # do not run dry while a busy interpreter keeps the reader waiting. At about 10 µs a submission

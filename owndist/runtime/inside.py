@@ -21,7 +21,6 @@ from ..store.local import Store
 from ..transport.link import Link
 from ..wire import namespace
 from ..wire.functions import Decoder, Encoder
-from .backpressure import Gate
 from .bindings import Bindings
 from .change import Change
 from .courier import Courier
@@ -36,6 +35,7 @@ from .wakeups import Wakeups
 
 if TYPE_CHECKING:
     from ..core.listing import Row
+    from .backpressure import Gate
 
 # How long `cancel` waits for another worker's word on whether a task has started. Seconds.
 _CANCEL_WAIT_S = 1.0

@@ -31,7 +31,6 @@ from collections.abc import Callable
 from types import CodeType, FrameType
 
 from ..core.ids import ExecutionKey
-from ..errors import TaskCancelled
 from ..futures import Future
 from .arguments import call_carried
 from .helping import HelpingEvent
@@ -97,6 +96,10 @@ class Interrupts:
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         execution = self._current()
         if execution is not None and execution in self.wanted and _may_raise(frame):
+            # A dear import that hardly any worker ever needs. No trouble here: what was interrupted
+            # is no import, and a signal that comes in the middle of this one finds that it is one.
+            from ..errors import TaskCancelled
+
             children = self.wanted.pop(execution)
             if children is not None:
                 self._on_struck(execution, children)

@@ -7,7 +7,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Container
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.commands import JudgeError
 from ..core.ids import Address, Ref
@@ -16,10 +16,12 @@ from ..futures import Future
 from ..settled import SettledCondition
 from ..store.local import Store
 from ..wire.functions import Encoder
-from .backpressure import Gate
 from .change import Change
 from .streams import Streams
 from .ticket import Ticket
+
+if TYPE_CHECKING:
+    from .backpressure import Gate
 
 # When so many definitions of functions have piled up, those that nobody needs are forgotten. A
 # definition is about a kilobyte, here and in every worker.

@@ -66,7 +66,6 @@ from ..core.values import (
 )
 from ..futures import Future
 from ..wire.failures import exception_of
-from .backpressure import Gate
 from .change import Change
 from .launch import Launched, launch
 from .owner import Owner
@@ -136,6 +135,8 @@ class Shell(Owner):
         self._watch: MemoryWatch | None = None
         self.machine.references.lineage.limit_bytes = lineage_bytes
         if max_pending_tasks is not None or max_pending_bytes is not None:
+            from .backpressure import Gate
+
             self._gate = Gate(self._lock, self.machine, max_pending_tasks, max_pending_bytes)
         self._started = False  # there are the `Parts`
         self._since_read = 0  # submissions
