@@ -186,7 +186,7 @@ def _exec(theirs: socket.socket, setup: WorkerSetup, keep_fds: tuple[int, ...]) 
     tracker_fd = int(resource_tracker.getfd() or 0)
     package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     code = (
-        f"import sys; sys.path.insert(0, {package_parent!r}); "
+        f"import gc, sys; gc.disable(); sys.path.insert(0, {package_parent!r}); "
         "from multiprocessing import resource_tracker; "
         f"resource_tracker._resource_tracker._fd = {tracker_fd}; "
         f"from owndist.runtime.template import run_fresh; run_fresh({theirs.fileno()})"

@@ -54,7 +54,10 @@ def run_forked(control: socket.socket, setup: WorkerSetup) -> None:
 
 
 def run_fresh(fd: int) -> None:
-    """In a fresh interpreter: read the setup from the control socket, and be the template."""
+    """In a fresh interpreter: read the setup from the control socket, and be the template.
+
+    The collector is off until all is loaded: until then it would find no garbage.
+    """
     _leave_foreground()
     control = socket.socket(fileno=fd)
     size = struct.unpack("<I", _read_exactly(control, 4))[0]
@@ -71,6 +74,8 @@ def run_fresh(fd: int) -> None:
     main.__dict__["__builtins__"] = __builtins__
     main.__dict__.update(main_names)
     sys.modules["__main__"] = sys.modules["__mp_main__"] = main
+    load_what_workers_need()
+    gc.enable()
     with control:
         _serve(control, setup)
 
