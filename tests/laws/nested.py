@@ -21,7 +21,7 @@ from owndist import current_executor
 from owndist.runtime.current import here
 
 from . import tasks
-from .helpers import PATIENCE_S
+from .helpers import PATIENCE_S, SLACK, eventually, machine_of
 
 
 def square(x: int) -> int:
@@ -371,3 +371,15 @@ def forget_if(pid: int) -> None:
     """In that process only: let go of what was kept."""
     if os.getpid() == pid:
         forget_all()
+
+
+def drop_many(count: int) -> int:
+    """Submit tasks, drop all their futures, and see how many objects this worker keeps."""
+    executor = current_executor()
+    futures = [executor.submit(add, number, 1) for number in range(count)]
+    for future in futures:
+        future.result()
+    kept = machine_of(executor).references.entries  # looked at, so that the machine is told nothing
+    del futures, future
+    eventually(lambda: len(kept) < count // 4, "they stay until something else happens", SLACK)
+    return len(kept)

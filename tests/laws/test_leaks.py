@@ -20,7 +20,7 @@ from owndist.errors import NotSerializable
 from tests.leaks import Found, left_since, look, wait_until_gone
 from tests.parity.conftest import Bell, Gate
 
-from . import tasks
+from . import nested, tasks
 from .conftest import MakePool
 from .helpers import (
     PATIENCE_S,
@@ -190,6 +190,11 @@ def test_many_dropped_futures_go_though_nothing_else_happens(
     del futures
     eventually(lambda: len(kept) < 500, "they stay until something else happens", SLACK)
     assert not any(future.done() for future in busy)
+
+
+def test_many_futures_dropped_by_a_task_go_while_it_runs(single: OwnershipExecutor) -> None:
+    """Law 30: a worker is an owner, too; it runs all that this task submits itself."""
+    assert single.submit(nested.drop_many, 2_000).result(PATIENCE_S) < 500
 
 
 def memory(process: psutil.Process) -> int:
