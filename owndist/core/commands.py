@@ -102,6 +102,22 @@ class Free(Record):
         self.serial = serial
 
 
+class LookFor(Record):
+    """Is the memory of an object's value there? If not, that is to be told (`ValueLost`)."""
+
+    __slots__ = ("object", "extent", "segment")
+
+    def __init__(
+        self,
+        object: Ref,
+        extent: ExtentKey,
+        segment: str,
+    ) -> None:
+        self.object = object
+        self.extent = extent
+        self.segment = segment
+
+
 class CheckSegment(Record):
     """A segment that this process made was not found: if it is gone, write nothing more there."""
 
@@ -279,6 +295,7 @@ Command = (
     | Delivered
     | CancelAnswered
     | JudgeError
+    | LookFor
     | CheckSegment
     | Free
     | Spill

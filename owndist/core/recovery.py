@@ -3,7 +3,8 @@
 Whoever wants to read a value finds out: this process itself (`ValueLost`), a worker for a task that
 it was sent (UNREAD), a borrower (LOST). The owner then notes the loss, for every object that has
 these bytes, and runs again what made the object that is wanted, and what made that task's own
-inputs as far as they are lost, too. The others are computed again when somebody asks. Everybody who
+inputs as far as they are lost, too. The others are computed again when somebody asks; of several
+values of one task, all that are gone with the one that is wanted, by one execution. Everybody who
 waits, here and elsewhere, gets the same new value: an object that is computed again is PENDING, as
 it was at first, and the second execution fills the same object.
 
@@ -24,7 +25,8 @@ from .inputs import await_inputs, leave_dependents
 from .messages import CHECK, LOST_VALUE, Message
 from .references import Entry, ReferenceTable
 from .reports import ValueLost
-from .task import T_READY, T_WAITING, Task
+from .returns import expect_again
+from .task import T_READY, T_STOPPING, T_WAITING, Task
 from .values import FAILED, GONE, LOST, PENDING, Failure, extent_key, extent_of
 
 if TYPE_CHECKING:
@@ -149,6 +151,12 @@ class Recovery:
 
     def _run_again(self, ref: Ref, entry: Entry) -> None:
         task = self._references.lineage.tasks.get(ref)
+        running = self._submission.task_of(ref)  # type: ignore[arg-type]
+        if running is not None and running.state != T_STOPPING:
+            assert running.returns is not None
+            running.returns.lose(ref - running.id)  # type: ignore[operator]
+            entry.status = PENDING  # see `returns`: its task has others to give yet
+            return
         if task is None or self.over:
             fate = entry.fate or "nothing is kept that it could be computed from"
             if self.over:
@@ -165,7 +173,10 @@ class Recovery:
         text = "the value of task %r was lost; computing it again"
         self._commands.append(Log(_WARNING, text, (task.name,)))
         self._references.lineage.restore(task)
-        entry.status = PENDING
+        if task.returns is None:
+            entry.status = PENDING
+        else:
+            expect_again(self._submission, task)
         task.worker = None
         task.wanted = False
         self._submission.tasks[task.id] = task

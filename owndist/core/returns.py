@@ -8,6 +8,11 @@ They come in order, and `delivered` counts them. What has a smaller index is a d
 worker's, and is dropped. An execution that begins anew is told where to go on (`first`): the values
 before it are not stored, nor sent, a second time.
 
+Lost values (see `recovery`): the task runs once more for all of them, and what it makes besides is
+freed as it comes. So the first value may not be wanted either, when the DONE brings it. A value
+that is lost while its task still runs is pending again: the next execution begins with it, and if
+this one has ended well there is one for its sake.
+
 Back-pressure: a stream's task may yield values with an index below `until`. The owner raises that
 as values are taken, so at most `buffer` of them are there that nobody has taken. A task that has
 used it up is paused in its worker, which lends its slot meanwhile. `last` says that there will be
@@ -19,11 +24,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .commands import Command, Delivered, Send
-from .ids import TaskId, streamed_id
+from .commands import Command, Delivered, LookFor, Send
+from .ids import ObjectId, Ref, TaskId, streamed_id
 from .messages import CREDIT
 from .task import T_READY, T_SENT, T_WAITING, Task
-from .values import CANCELLED, FAILED, LOST, PENDING, READY, Failure, Value
+from .values import (
+    CANCELLED,
+    FAILED,
+    GONE,
+    LOST,
+    PENDING,
+    READY,
+    Failure,
+    Value,
+    extent_key,
+    extent_of,
+)
 
 if TYPE_CHECKING:
     from .leasing import Worker
@@ -37,48 +53,110 @@ STREAM = 0  # as a number of values: one after the other, until there are no mor
 class Returns:
     """What the owner knows of the values of one task that has several."""
 
-    __slots__ = ("buffer", "closed", "count", "cut", "delivered", "granted", "taken")
+    __slots__ = (
+        "buffer",
+        "closed",
+        "count",
+        "cut",
+        "delivered",
+        "granted",
+        "missing",
+        "retained",
+        "taken",
+    )
 
     def __init__(self, count: int, buffer: int) -> None:
         self.count = count
         self.buffer = buffer
         self.delivered = 0 if count == STREAM else 1  # the index of the next value to come
+        self.missing = count  # the first index of those that came and are lost, if any is below it
+        self.retained = 0  # values for which `lineage` keeps the task
         self.taken = 0  # by the stream's reader
         self.granted = buffer  # the `until` that its worker was told last
         self.cut = False  # it gets no more credit
         self.closed = False  # nobody takes any more
 
-    def for_worker(self) -> tuple[int, int, int, bool]:
-        """What goes with a TASK."""
+    def begin(self) -> tuple[int, int, int, bool]:
+        """An execution begins: what goes with its TASK."""
+        if self.missing < self.delivered and self.count != STREAM:
+            self.delivered, self.missing = self.missing, self.count
         return self.count, self.delivered, self.granted, self.cut
+
+    def lose(self, index: int) -> None:
+        """A value is to come again; the first comes with the DONE, as it always does."""
+        if 0 < index < self.delivered:
+            self.missing = min(self.missing, index)
 
 
 def expect(submission: Submission, task: Task, report: Submitted) -> None:
     """A task with several values has been submitted; its own entry is there."""
     task.returns = Returns(report.returns, report.buffer)
-    for object_id in range(task.id + 1, task.id + report.returns):
+    for object_id in task.objects()[1:]:
         submission.references.create(object_id).name = task.name
         submission.makers[object_id] = task
 
 
-def settle_rest(
-    submission: Submission, task: Task, status: int, value: Value | Failure | None
-) -> list[Task]:
-    """The task is over: what it has not delivered has its outcome. Returns dependents to fail."""
+def expect_again(submission: Submission, task: Task) -> None:
+    """It is to run again, for those of its values that are gone.
+
+    Who removes the memory of one value may have removed that of the others, which nobody has read
+    yet: it is looked whether they are there, so that one execution is for all of them.
+    """
     assert task.returns is not None
-    dependents: list[Task] = []
-    for object_id in range(task.id + 1, task.id + task.returns.count):
+    task.returns.delivered, task.returns.missing = 1, task.returns.count
+    for object_id in task.objects():
+        if object_id != task.id:
+            submission.makers[object_id] = task
         entry = submission.references.entries.get(object_id)
-        if entry is not None and entry.status == PENDING:
-            assert status != READY, f"object {object_id} was not delivered"
-            dependents += submission.settle_entry(entry, status, value)
+        if entry is not None and entry.status == GONE:
+            entry.status = PENDING
+        elif entry is not None and entry.status == READY:
+            value = submission.references.current(entry.value)
+            extent = extent_of(value)
+            if extent is not None:
+                look = LookFor(object_id, extent_key(extent), extent[2])
+                submission._commands.append(look)
+
+
+def is_awaited(submission: Submission, object_id: ObjectId) -> bool:
+    """Whether a value is to come, and not there already, or not wanted any more."""
+    entry = submission.references.entries.get(object_id)
+    return entry is not None and entry.status == PENDING
+
+
+def settle(
+    submission: Submission,
+    task: Task,
+    status: int,
+    value: Value | Failure | None,
+    nested: tuple[Ref, ...],
+) -> list[Task]:
+    """The task is over: what it has not delivered has its outcome. Returns what `settle_entry` does
+    for all of that."""
+    dependents: list[Task] = []
+    for object_id in task.objects():
+        entry = submission.references.entries.get(object_id)
+        if entry is None:
+            continue
+        if entry.status != PENDING:
+            if status != READY:
+                entry.fate = "its task has failed since, or was cancelled"
+        elif status != READY or object_id == task.id:
+            dependents += submission.settle_entry(entry, status, value, nested)
     return dependents
+
+
+def take_missing(submission: Submission, task: Task) -> list[ObjectId]:
+    """The task has ended well: what was delivered, and lost before that, and is wanted."""
+    missing = [ref for ref in task.objects() if is_awaited(submission, ref)]
+    for object_id in missing:
+        submission.references.entries[object_id].status = GONE
+    return missing
 
 
 def forget(submission: Submission, task: Task) -> None:
     """The task is over."""
-    assert task.returns is not None
-    for object_id in range(task.id + 1, task.id + task.returns.count):
+    for object_id in task.objects()[1:]:
         del submission.makers[object_id]
 
 
@@ -105,6 +183,7 @@ def on_yield(submission: Submission, worker: Worker | None, message: tuple[Any, 
         entry = None if returns.closed else references.create(streamed_id(task_id, index))
         if entry is not None:
             entry.name = task.name
+            entry.fate = "it came out of a stream"
     if entry is None or entry.status != PENDING:
         submission.borrowing.discard(worker.number, status, value, nested)
         return

@@ -156,7 +156,7 @@ class Submission:
             task.args if type(task.args) is bytes else self.references.current(task.args),
             slots,
             task.name,
-            None if task.returns is None else task.returns.for_worker(),
+            None if task.returns is None else task.returns.begin(),
             # A task that it ran itself might have been what killed the last one.
             task.charged == 0 and task.max_retries > 0,
         )
@@ -273,11 +273,16 @@ class Submission:
         if extras is not None:
             # Before the arguments are let go: from here on these keep what they name.
             nested, entries = self.borrowing.take_extras(worker.number, extras)
-            if entries and task.state == T_SENT:
-                self.references.entries[task_id].entries = entries
+            entry = self.references.entries.get(task_id) if entries else None
+            if entry is not None and entry.status == PENDING and task.state == T_SENT:
+                entry.entries = entries
         if task.state == T_STOPPING:
             self.borrowing.discard(worker.number, status, value, nested)
             self.let_go(task)
+        elif task.returns is not None and status == READY and not several.is_awaited(self, task_id):
+            self.borrowing.discard(worker.number, status, value, nested)
+            self.finished += 1
+            self.settle(task, READY, None)  # it ran again for other values
         elif (
             status == READY
             and type(value) is tuple
@@ -361,8 +366,8 @@ class Submission:
                 self.failed += status == FAILED
             dependents = self.conclude(task, status, value, nested)
             # What lies inline is lost only with this process; see `lineage`.
-            stored = status == READY and type(value) is tuple and type(value[0]) is tuple
-            self.let_go(task, stored)
+            stored = type(value) is tuple and type(value[0]) is tuple
+            self.let_go(task, status == READY and (stored or task.returns is not None))
             if dependents and status != READY:
                 todo.extend(dependents)
                 nested = ()
@@ -379,19 +384,20 @@ class Submission:
             task.cancel_asked = False
             self._commands.append(CancelAnswered(task.id, status == CANCELLED))
         self.cancelled += status == CANCELLED
-        entry = self.references.entries[task.id]
-        dependents = self.settle_entry(entry, status, value, nested)
         if task.returns is not None:
-            dependents = dependents + several.settle_rest(self, task, status, value)
-        return dependents
+            return several.settle(self, task, status, value, nested)
+        return self.settle_entry(self.references.entries[task.id], status, value, nested)
 
     def let_go(self, task: Task, retain: bool = False) -> None:
         """The task is over: it needs its arguments no more, unless it may have to run again."""
         task.state = T_OVER
         task.parent = None  # if it runs again, that is for whoever wants its value
         del self.tasks[task.id]
+        missing: list[ObjectId] = []
         if task.returns is not None:
             several.forget(self, task)
+            if retain:
+                missing = several.take_missing(self, task)
         references = self.references
         retained = retain and references.lineage.retain(task)
         if not retained:
@@ -403,8 +409,10 @@ class Submission:
         for object_id in task.nested:
             references.drop_argument(object_id)
         if retained:
-            references.release_unneeded((task.id,))  # perhaps only others' lineage keeps it
+            references.release_unneeded(task.objects())  # perhaps only others' lineage keeps them
             references.lineage.evict()
+        for object_id in missing:
+            self.recover(object_id)
 
     def settle_entry(
         self,
@@ -461,9 +469,10 @@ def _check(submission: Submission) -> None:
     entries = references.entries
     arguments: dict[Ref, int] = {}
     for task in submission.tasks.values():
-        entry = entries.get(task.id)
         if task.state != T_STOPPING:
-            assert entry is not None and entry.status == PENDING, f"task {task.id}: no entry"
+            awaited = [several.is_awaited(submission, ref) for ref in task.objects()]
+            lost_since = task.returns is not None  # what it runs for again may be unwanted by now
+            assert any(awaited) or lost_since, f"task {task.id}: no entry"
         pending = [s for s in task.slots if entries[s].status == PENDING]
         if task.state in (T_WAITING, T_READY):
             assert task.waiting == len(pending), f"task {task.id} waits for {task.waiting}"

@@ -74,6 +74,11 @@ class Task:
         self.failure: Failure | None = None  # what is being judged
         self.returns: Returns | None = None  # of a task with more than one value
 
+    def objects(self) -> range:
+        """The objects that it makes; of a stream, its end."""
+        count = 1 if self.returns is None else self.returns.count or 1
+        return range(self.id, self.id + count)
+
     def runs_on(self, worker: Worker, attempt: int) -> bool:
         """Whether the worker has it in this attempt: what else comes of it is stale."""
         if self.worker is not worker or self.attempt != attempt:

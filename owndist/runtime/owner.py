@@ -337,6 +337,7 @@ class Owner(Process):
                     self._recovering[ref] = future
                     self._feed(HandleAdded(ref))
                 self._feed(ValueLost(ref, extent_key(lost), lost[2]))
+                self._tell_missed()
                 self._flush()
                 entry = self.machine.references.entries[ref]
                 if entry.status != PENDING:

@@ -9,9 +9,10 @@ from collections import deque
 from collections.abc import Container
 from typing import TYPE_CHECKING, Any
 
-from ..core.commands import JudgeError
+from ..core.commands import JudgeError, LookFor
 from ..core.ids import Address, Ref
 from ..core.machine import Machine
+from ..core.reports import ValueLost
 from ..futures import Future
 from ..settled import SettledCondition
 from ..store.local import Store
@@ -66,6 +67,7 @@ class Process(ABC):
         self._completions: deque[tuple[Future[Any], int, Any]] = deque()
         self._judgements: deque[JudgeError] = deque()
         self._dropped: deque[Ref] = deque()
+        self._missed: deque[ValueLost] = deque()  # see `_look_for`
         self._cancels: dict[int, list[Ticket]] = {}
         self._gate: Gate | None = None  # where `submit` waits while too much is pending
         self.streams = Streams(self)
@@ -78,6 +80,19 @@ class Process(ABC):
     @abstractmethod
     def _feed(self, report: object) -> None:
         """Lock held. Take a report to the machine, and carry out its commands."""
+
+    def _look_for(self, command: LookFor) -> None:
+        """Lock held. Is the memory of a value there? What is not is told after the commands."""
+        from ..store.segments import is_there
+
+        if not is_there(command.segment):
+            self._missed.append(ValueLost(command.object, command.extent, command.segment))
+            self._wake()
+
+    def _tell_missed(self) -> None:
+        """Lock held."""
+        while self._missed:
+            self._feed(self._missed.popleft())
 
     @abstractmethod
     def _flush(self) -> None:

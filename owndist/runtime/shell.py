@@ -37,6 +37,7 @@ from ..core.commands import (
     KillIfRunning,
     Log,
     LookAgain,
+    LookFor,
     Moved,
     Send,
     Spawn,
@@ -246,6 +247,8 @@ class Shell(Owner):
             self._spiller.order(command)
         elif isinstance(command, Moved):
             self._store.choose(command.serial, command.taken)
+        elif isinstance(command, LookFor):
+            self._look_for(command)
         elif isinstance(command, CheckSegment):
             self._store.check_segment(command.segment)
         elif isinstance(command, SweepDead):
@@ -363,6 +366,7 @@ class Shell(Owner):
             while self._dropped:
                 dropped.append(self._dropped.popleft())
             self._feed(HandlesDropped(dropped))
+        self._tell_missed()
         self.streams.catch_up()
         gone = self._store.take_unmapped()
         if gone:

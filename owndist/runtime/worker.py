@@ -32,6 +32,7 @@ from ..core.commands import (
     Interrupt,
     JudgeError,
     Log,
+    LookFor,
     Moved,
     Orphaned,
     Send,
@@ -307,6 +308,7 @@ class Worker(Inside):
             with self._lock:
                 self._forget_dropped()
                 self._tell_unmapped()
+                self._tell_missed()
                 if deadline is not None and deadline <= _now():
                     self._feed(TimerDue())
                 stuck = self._tasks_begun == seen and not self._main_waits
@@ -341,6 +343,8 @@ class Worker(Inside):
                 # processes must not keep this process alive.
                 os._exit(1)
             self._take_in(peer.number, messages)
+            if self._missed:
+                self._tell_missed()
             if not alive:
                 self._links.close(peer)  # the driver tells how it ended
             if self._links.unflushed:
@@ -422,6 +426,8 @@ class Worker(Inside):
                     ticket.answer(command.cancelled)
             elif isinstance(command, JudgeError):
                 self._judgements.append(command)
+            elif isinstance(command, LookFor):
+                self._look_for(command)
             elif isinstance(command, CheckSegment):
                 self._store.check_segment(command.segment)
             elif isinstance(command, Abandon):

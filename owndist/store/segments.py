@@ -93,6 +93,17 @@ def unlink_segment(name: str) -> bool:
     return True
 
 
+def is_there(name: str) -> bool:
+    """Whether a segment of any process is found by its name, as far as that can be told."""
+    try:
+        os.close(open_segment(name, os.O_RDONLY))
+    except FileNotFoundError:
+        return False
+    except OSError:
+        pass  # no descriptors, perhaps
+    return True
+
+
 def size_of_segment(name: str) -> int:
     """How much memory a segment of any process has; 0 if it is gone."""
     try:

@@ -197,6 +197,11 @@ def done(
     return (m.DONE, task, attempt, status, value, elapsed_ns, extras)
 
 
+def yielded(task: int, index: int, value: Any = b"value", attempt: int = 1, **more: Any) -> Any:
+    """A YIELD message."""
+    return (m.YIELD, task, attempt, index, more.get("status", READY), value, more.get("extras"))
+
+
 def only(commands: list[Command], kind: type[C]) -> list[C]:
     """The commands of one kind."""
     return [command for command in commands if isinstance(command, kind)]

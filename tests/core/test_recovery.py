@@ -2,40 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from owndist.core import messages as m
-from owndist.core.commands import CheckSegment, Complete, Send
-from owndist.core.reports import ValueLost
+from owndist.core.commands import CheckSegment, Send
 from owndist.core.values import DIED, FAILED, LOST, PENDING, READY, UNREAD
 
 from .door import Door, done, extent, only, sends
-
-
-def door_with(workers: int = 1, limit_bytes: int = 1 << 20) -> Door:
-    """A machine that retains tasks, with this many workers up once there are tasks."""
-    door = Door(max_workers=workers)
-    door.machine.references.lineage.limit_bytes = limit_bytes
-    return door
-
-
-def lose(door: Door, object_id: int, writer: int, serial: int) -> list[Any]:
-    """This process finds the value of an object gone."""
-    return door.feed(ValueLost(object_id, (writer, serial), f"s{writer}"))
-
-
-def outcomes_of(commands: list[Any]) -> dict[int, tuple[int, Any]]:
-    return {c.object: (c.status, c.value) for c in only(commands, Complete)}
-
-
-def runs(door: Door) -> dict[int, int]:
-    """{task: how often it was sent}."""
-    found: dict[int, int] = {}
-    for _, task, _ in door.tasks_sent():
-        found[task] = found.get(task, 0) + 1
-    return found
+from .losses import door_with, lose, outcomes_of, runs
 
 
 def one_value(door: Door) -> None:

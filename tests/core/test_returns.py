@@ -20,12 +20,7 @@ from owndist.core.reports import (
 from owndist.core.returns import STREAM
 from owndist.core.values import CANCELLED, FAILED, READY
 
-from .door import Door, extent, only, sends
-
-
-def yielded(task: int, index: int, value: Any = b"value", attempt: int = 1, **more: Any) -> Any:
-    """A YIELD message."""
-    return (m.YIELD, task, attempt, index, more.get("status", READY), value, more.get("extras"))
+from .door import Door, extent, only, sends, yielded
 
 
 def stream(buffer: int = 2, **fields: Any) -> Door:

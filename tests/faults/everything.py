@@ -52,8 +52,8 @@ def count_up(number: int) -> Iterator[Any]:
         yield make(number + step)
 
 
-def two(number: int) -> tuple[Any, Any]:
-    return make(number), make(number + 1)
+def three(number: int) -> tuple[Any, ...]:
+    return tuple(make(number + index) for index in range(3))
 
 
 class Program:
@@ -117,8 +117,9 @@ class Program:
             self._known += [(future, number) for future in given]
 
     def _several(self, number: int) -> None:
-        pair = self._pool.options(num_returns=2).submit(two, number)
-        self._known += [(future, number + index) for index, future in enumerate(pair)]
+        futures = self._pool.options(num_returns=3).submit(three, number)
+        for index in self._chance.sample(range(3), 2):  # the third is dropped
+            self._known.append((futures[index], number + index))
 
     def _stream(self, number: int) -> None:
         with self._pool.options(num_returns="stream").submit(count_up, number) as stream:

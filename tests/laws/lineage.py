@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,18 @@ def make(log: Path, number: int) -> Any:
     return np.full(LENGTH, float(number))
 
 
+def make_three(log: Path) -> tuple[Any, Any, Any]:
+    """To be submitted with `num_returns=3`."""
+    _note(log, "three")
+    return np.full(LENGTH, 1.0), np.full(LENGTH, 2.0), np.full(LENGTH, 3.0)
+
+
+def make_two_from(log: Path, array: Any) -> list[Any]:
+    """To be submitted with `num_returns=2`."""
+    _note(log, "two")
+    return [array + 1.0, "small"]
+
+
 def add(log: Path, name: str, *arrays: Any) -> Any:
     _note(log, name)
     return sum(arrays[1:], arrays[0].copy())
@@ -53,6 +66,14 @@ def lose_inside(log: Path, outer: Future[Any]) -> float:
     two.exception()
     assert lose_value(two) and lose_value(one)
     return float(executor.submit(first, two).result())
+
+
+def lose_two_of_three(log: Path) -> list[float]:
+    """A task that owns a task's three values, and loses two."""
+    futures = current_executor().options(num_returns=3).submit(make_three, log)
+    wait(futures)
+    assert lose_value(futures[1]) and lose_value(futures[0])
+    return [float(future.result()[0]) for future in futures]
 
 
 def fail_once(log: Path, times: int) -> Any:

@@ -16,7 +16,19 @@ from owndist.errors import ObjectLost
 from owndist.testing import lose_value
 
 from .conftest import MakePool
-from .lineage import LENGTH, add, fail_once, first, first_of, lose_inside, make, runs
+from .lineage import (
+    LENGTH,
+    add,
+    fail_once,
+    first,
+    first_of,
+    lose_inside,
+    lose_two_of_three,
+    make,
+    make_three,
+    make_two_from,
+    runs,
+)
 
 
 @pytest.fixture
@@ -147,6 +159,82 @@ def test_a_task_that_owns_values_recovers_them(pool: OwnershipExecutor, log: Pat
     lose_value(outer)
     assert pool.submit(lose_inside, log, pool.shared(outer)).result() == 17.0
     assert runs(log) == {"make10": 2, "make7": 2, "inner": 2}
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_one_of_several_values_is_made_again(
+    pool: OwnershipExecutor, log: Path, index: int
+) -> None:
+    """`a, b, c = options(num_returns=3).submit(f)`; one of them is lost (Laws 37 to 40)."""
+    futures = pool.options(num_returns=3).submit(make_three, log)
+    wait(futures)
+    assert lose_value(futures[index])
+    asked = [pool.submit(first, future) for future in futures]
+    assert [task.result() for task in asked] == [1.0, 2.0, 3.0]
+    assert futures[index].result()[0] == index + 1.0
+    assert runs(log) == {"three": 2}
+    assert pool.statistics().tasks_recomputed == 1
+    assert pool.statistics().store_values == 3
+    del asked, futures
+    pool.submit(first, np.ones(1)).result()
+    assert pool.statistics().store_values == 0
+
+
+def test_all_of_several_values_are_made_again_by_one_execution(
+    pool: OwnershipExecutor, log: Path
+) -> None:
+    """All are lost, and read by many at the same time (Law 40)."""
+    futures = pool.options(num_returns=3, max_retries=1).submit(make_three, log)
+    wait(futures)
+    for future in futures:
+        assert lose_value(future)
+    asked = [pool.submit(add, log, "sum", *futures) for _ in range(3)]
+    assert [task.result()[0] for task in asked] == [6.0] * 3
+    assert [future.result()[0] for future in futures] == [1.0, 2.0, 3.0]
+    assert runs(log) == {"three": 2, "sum": 3}
+    assert pool.statistics().tasks_recomputed == 1
+
+
+def test_several_values_and_what_they_were_made_from(pool: OwnershipExecutor, log: Path) -> None:
+    """A chain through a task with two values, one of them small; only its end is kept (Law 39)."""
+    large, small = pool.options(num_returns=2).submit(make_two_from, log, pool.submit(make, log, 1))
+    end = pool.submit(add, log, "end", large, large)
+    wait([end, small])
+    del large
+    pool.submit(first, np.ones(1)).result()
+    lose_value(end)
+    assert end.result()[0] == 4.0
+    assert runs(log) == {"make1": 2, "two": 2, "end": 2}
+    assert small.result() == "small"
+
+
+def test_several_values_of_a_task_that_may_run_only_once(
+    pool: OwnershipExecutor, log: Path
+) -> None:
+    """Law 35."""
+    futures = pool.options(num_returns=3, max_retries=0).submit(make_three, log)
+    wait(futures)
+    lose_value(futures[2])
+    with pytest.raises(ObjectLost, match="max_retries=0"):
+        futures[2].result()
+    assert [future.result()[0] for future in futures[:2]] == [1.0, 2.0]
+    assert runs(log) == {"three": 1}
+
+
+def test_a_task_that_owns_several_values_recovers_them(pool: OwnershipExecutor, log: Path) -> None:
+    """The same in a worker (Law 39)."""
+    assert pool.submit(lose_two_of_three, log).result() == [1.0, 2.0, 3.0]
+    assert runs(log) == {"three": 2}
+
+
+def test_a_stream_s_values_say_why_they_are_lost(pool: OwnershipExecutor, log: Path) -> None:
+    """Law 46."""
+    with pool.options(num_returns="stream").submit(make_three, log) as stream:
+        future = next(stream)
+        wait([future])
+        lose_value(future)
+        with pytest.raises(ObjectLost, match="stream"):
+            future.result()
 
 
 @pytest.mark.parametrize("seed", range(3))
