@@ -304,16 +304,19 @@ class Owner(Process):
                     extent = extent_of(value)
                     if extent is None:
                         continue
-                value = references.current(value)  # it may have been moved to disk
-                try:
-                    mapping, head, views = self._store.read(value)
-                except Exception as error:
-                    lost = _lost_extent(error)
+                if entry is not None and entry.status != READY:
+                    lost = extent  # that is known, and another value may be there by now
                 else:
-                    with self._change:
-                        self._feed(Mapped(extent_key(extent)))
-                    self._bytes_mapped += extent[4]
-                    break
+                    value = references.current(value)  # it may have been moved to disk
+                    try:
+                        mapping, head, views = self._store.read(value)
+                    except Exception as error:
+                        lost = _lost_extent(error)
+                    else:
+                        with self._change:
+                            self._feed(Mapped(extent_key(extent)))
+                        self._bytes_mapped += extent[4]
+                        break
             value = self._make_again(ref, lost)
         try:
             return self._load(head, views, lender)

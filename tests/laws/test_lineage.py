@@ -16,6 +16,7 @@ from owndist.errors import ObjectLost
 from owndist.testing import lose_value
 
 from .conftest import MakePool
+from .helpers import eventually
 from .lineage import (
     LENGTH,
     add,
@@ -100,6 +101,20 @@ def test_what_was_put_says_that_it_was(pool: OwnershipExecutor) -> None:
     ):
         with pytest.raises(ObjectLost, match=r"put\(\)"):
             ask()
+
+
+def test_a_lost_value_is_not_taken_for_what_is_in_its_place_now(make_pool: MakePool) -> None:
+    """`x = put(v)`, moved to disk; the file is lost, and x's old memory holds another (Law 43)."""
+    size = 200_000
+    pool = make_pool(max_workers=1, store_bytes=24 << 20)
+    x = pool.put(np.full(size, 1, "u1"))
+    others = [pool.put(np.full(size, 2, "u1")) for _ in range((23 << 20) // size)]
+    eventually(lambda: pool.statistics().spills > 0, "nothing is moved")
+    assert lose_value(x)
+    assert isinstance(pool.submit(len, x).exception(), ObjectLost)
+    others += [pool.put(np.full(size, 9, "u1")) for _ in range(20)]
+    with pytest.raises(ObjectLost, match=r"put\(\)"):
+        x.result()
 
 
 def test_a_value_stays_while_what_was_made_from_it_may_be_lost(
