@@ -10,12 +10,14 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 from owndist.core.ids import Address, ExtentKey
-from owndist.core.values import ERROR, FAILED, LOST, READY, Failure, extent_of
+from owndist.core.values import ERROR, FAILED, LOST, READY, UNREAD, Failure, extent_of
 
+from .memory import Gone
 from .specs import ALIAS, PARTS, STORED
 from .trees import CANCEL, DROP, KEEP, LOOK, PUT, READ, SUBMIT, Op, Plan
 
 if TYPE_CHECKING:
+    from .inside import Worker
     from .peer import Peer
 
 Steps = Generator[Callable[[], bool] | None, None, Any]
@@ -139,7 +141,7 @@ class Body:
                 nested.append(process.session.rng.choice(process.globals))
             assert isinstance(op.thing, Plan)
             slots = [self._var(v) for v in op.slots]
-            self.variables.append(process.submit(op.thing, slots, nested))
+            self.variables += process.submit(op.thing, slots, nested)
         elif op.kind == PUT:
             assert op.thing is not None
             nested = [self._var(v) for v in op.nested]
@@ -172,13 +174,24 @@ class Body:
         if not process.globals:
             return
         handle = process.globals.pop(process.session.rng.randrange(len(process.globals)))
-        if handle.outcome is not None:
+        # What is lost may be the looking task's own value, which it would wait for in vain.
+        inline = handle.outcome is not None and extent_of(handle.outcome[1]) is None
+        if handle.outcome is not None and (inline or not process.session.losing):
             try:
                 loaded = yield from process.result(handle, False)
             except Failed:
                 return  # nothing depends on it
             if process.session.rng.random() < 0.5:
                 process.globals += loaded.handles
+
+    def other(self, owner: int, index: int) -> tuple[Any, list[Handle]]:
+        """One of several values, and the futures in it."""
+        plan, process = self.plan, self.process
+        thing = plan.others[index - 1]
+        gives = [self._var(v) for v in plan.others_give[index - 1]]
+        addresses = [handle.address for handle in gives]
+        way = plan.way if index % 2 else STORED
+        return encode(process, owner, thing.text, addresses, way, None), gives
 
     def result(self, owner: int) -> tuple[int, Any, list[Handle], View | None]:
         """status, value or failure, the futures in it, the view whose memory it names again."""
@@ -200,9 +213,9 @@ class Body:
         return READY, value, gives, view
 
 
-def call(process: Peer, owner: int, message: Any, plan: Plan, turn: int) -> Steps:
+def call(process: Worker, owner: int, message: Any, plan: Plan, turn: int) -> Steps:
     """Run a task from its bytes to its outcome, as `usercode.call_task` does."""
-    _, task, attempt, function, _, args, slots, *_ = message
+    _, task, attempt, function, _, args, slots, _, returns, _ = message
     body = Body(process, plan)
     try:
         arguments = yield from process.load(args, owner, is_argument=True)
@@ -215,7 +228,13 @@ def call(process: Peer, owner: int, message: Any, plan: Plan, turn: int) -> Step
         if turn <= plan.raises:
             raise Failed(error("raised", owner, task))
         assert not plan.doomed, f"{plan.name} cannot come to its end"
+        for index in range(returns[1], returns[0]) if returns is not None else ():
+            value, gives = body.other(owner, index)
+            yield from process.tell(task, attempt, index, value, gives)
+            del gives
         outcome = body.result(owner)
+    except Gone as gone:
+        outcome = (UNREAD, gone.args, [], None)  # it has not begun
     except Failed as failed:
         said = failed.failure
         outcome = (FAILED, said if _raised(said) else error("read", said), [], None)

@@ -8,7 +8,15 @@ from owndist.core import messages as m
 from owndist.core.commands import Interrupt
 from owndist.core.ids import DRIVER, execution_id
 from owndist.core.machine import Machine
-from owndist.core.reports import Received, Returning, TaskEnded, WaitBegun, WaitEnded
+from owndist.core.reports import (
+    Received,
+    Returning,
+    TaskEnded,
+    WaitBegun,
+    WaitEnded,
+    Yielded,
+)
+from owndist.core.values import READY, UNREAD
 
 from .bodies import Handle, Steps, call
 from .peer import Ended, Peer
@@ -71,11 +79,10 @@ class Worker(Peer):
         outcome = yield from call(self, owner, message, plan, turn)
         status, value, handles, view = outcome
         del outcome
+        if status == UNREAD:
+            session.starts[owner, task] -= 1
         if handles:
-            self.feed(Returning(tuple([handle.ref for handle in handles])))
-            self.flush()
-            unanswered = self.machine.borrowing.unanswered
-            yield lambda: not unanswered
+            yield from self._announce(handles)
         else:
             yield None
         mapped = tuple(self.memory.mapped(self.number))
@@ -90,6 +97,22 @@ class Worker(Peer):
         if session.rng.random() < 0.5:
             self.flush()
         del view
+
+    def _announce(self, handles: list[Handle]) -> Steps:
+        self.feed(Returning(tuple([handle.ref for handle in handles])))
+        self.flush()
+        unanswered = self.machine.borrowing.unanswered
+        yield lambda: not unanswered
+
+    def tell(self, task: int, attempt: int, index: int, value: Any, handles: list[Handle]) -> Steps:
+        """The running task has one of several values; as in `Deliveries`."""
+        if handles:
+            yield from self._announce(handles)
+        mapped = tuple(self.memory.mapped(self.number))
+        self.feed(Yielded(task, attempt, index, READY, value, mapped))
+        handles.clear()
+        self.forget()
+        yield None
 
     def perform(self, command: object) -> None:
         """A task takes no notice of an interrupt: that is the hard case."""

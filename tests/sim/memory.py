@@ -183,12 +183,18 @@ class Memory:
         segments = {self._segments[key]: None for key in self.live()}
         names = [name for name in segments if name not in self.lost]
         if names:
-            segment = rng.choice(names)
-            self.lost[segment] = None
-            self._remove(segment)
-            for key, other in self._segments.items():
-                if other == segment and self.state[key] == LIVE:
-                    self.state[key] = LOST
+            self.remove(rng.choice(names))
+
+    def remove(self, segment: str) -> bool:
+        """Somebody removes this one. False: it is not there any more."""
+        if segment in self.lost or segment in self._unlinked:
+            return False
+        self.lost[segment] = None
+        self._remove(segment)
+        for key, other in self._segments.items():
+            if other == segment and self.state[key] == LIVE:
+                self.state[key] = LOST
+        return True
 
     def check(self, segment: str) -> None:
         """Its writer has been told that it was not found."""

@@ -10,10 +10,12 @@ from owndist.core import messages as m
 from owndist.core.commands import (
     Abandon,
     CancelAnswered,
+    CheckSegment,
     Complete,
     Free,
     JudgeError,
     Log,
+    LookFor,
     Moved,
     Orphaned,
     Send,
@@ -33,10 +35,13 @@ from owndist.core.reports import (
     Submitted,
     TimerDue,
     Unmapped,
+    ValueLost,
 )
-from owndist.core.values import PENDING, READY, extent_key, extent_of
+from owndist.core.values import GONE, PENDING, READY, extent_key, extent_of
 
 from .bodies import Body, Failed, Handle, Loaded, Steps, View, decode, encode, lost
+from .judging import check_outcome
+from .memory import Gone
 from .specs import INLINE, STORED
 from .trees import Plan, Thing
 
@@ -56,6 +61,7 @@ class Peer:
         self.memory = session.memory
         self.number = number
         self.machine = machine
+        machine.references.lineage.limit_bytes = session.lineage_bytes
         self.alive = True
         self.main: Steps = self._main()
         self.until: Any = None  # what the main thread waits for
@@ -69,6 +75,8 @@ class Peer:
         self.dropped: list[Any] = []  # collected, and the machine has not been told
         self.unmapped: list[ExtentKey] = []
         self.completions: deque[tuple[Handle, int, Any]] = deque()
+        self.recovering: dict[int | Address, Handle] = {}  # read, lost, and to come again
+        self.missed: list[ValueLost] = []
         self.judgements: list[JudgeError] = []
         self.spills: list[Spill] = []
         self.answers: dict[int, bool | None] = {}  # {task: the answer to `cancel`}
@@ -101,6 +109,7 @@ class Peer:
         for name, there, weight in (
             ("complete", self.completions, 6),
             ("judge", self.judgements, 4),
+            ("tell_missed", self.missed, 8),
             ("forget", self.dropped, 2),
             ("tell_unmapped", self.unmapped, 2),
             ("spill", self.spills, 2),
@@ -160,6 +169,11 @@ class Peer:
             dropped, self.dropped = self.dropped, []
             self.feed(HandlesDropped(dropped))
 
+    def tell_missed(self) -> None:
+        while self.missed:
+            self.feed(self.missed.pop(0))
+        self.flush()
+
     def tell_unmapped(self) -> None:
         gone, self.unmapped = dict.fromkeys(self.unmapped), []
         still = self.memory.mapped(self.number)
@@ -189,6 +203,12 @@ class Peer:
                 self._outcome(command)
             elif isinstance(command, Free):
                 self.memory.free(self.number, command.serial)
+            elif isinstance(command, CheckSegment):
+                self.memory.check(command.segment)
+            elif isinstance(command, LookFor):
+                if command.segment in self.memory.lost:
+                    missed = ValueLost(command.object, command.extent, command.segment)
+                    self.missed.append(missed)
             elif isinstance(command, Abandon):
                 self.memory.abandon(self.number, command.serial)
             elif isinstance(command, Spill):
@@ -211,25 +231,33 @@ class Peer:
 
     def perform(self, command: object) -> None:
         assert isinstance(command, Log), f"process {self.number} is asked for {command}"
+        if "computing it again" in command.text:
+            owner, task = map(int, command.args[0].split("."))
+            recomputed = self.session.recomputed
+            recomputed[owner, task] = recomputed.get((owner, task), 0) + 1
 
     def _outcome(self, command: Complete) -> None:
         ref = command.object
         own = isinstance(ref, int)
         address = Address(0, self.number, ref) if isinstance(ref, int) else ref
-        self.session.check_outcome(address, command.status, command.value, own)
+        check_outcome(self.session, address, command.status, command.value, own)
         handle = self.pending.pop(ref, None) if isinstance(ref, int) else self.borrowed.get(ref)
-        if handle is not None:
-            self.completions.append((handle, command.status, command.value))
+        for one in (handle, self.recovering.pop(ref, None)):
+            if one is not None:
+                self.completions.append((one, command.status, command.value))
 
     # -- what bodies call
 
-    def submit(self, plan: Plan, slots: list[Handle], nested: list[Handle]) -> Handle:
+    def submit(self, plan: Plan, slots: list[Handle], nested: list[Handle]) -> list[Handle]:
         addresses = [handle.address for handle in nested]
         way = STORED if plan.args_stored else INLINE
         value = encode(self, self.number, f"arguments of {plan.name}", addresses, way, None)
         handle = self._new(plan)
+        handles = [handle, *(self._new(other) for other in plan.others)]
         assert isinstance(handle.ref, int)
-        self.pending[handle.ref] = handle
+        for made in handles:
+            self.pending[made.ref] = made  # type: ignore[index]
+            self.session.makers[self.number, made.ref] = (self.number, handle.ref)  # type: ignore[index]
         self.feed(
             Submitted(
                 handle.ref,
@@ -241,9 +269,10 @@ class Peer:
                 f"{self.number}.{handle.ref}",
                 plan.max_retries,
                 plan.judged,
+                len(handles),
             )
         )
-        return handle
+        return handles
 
     def put(self, thing: Thing, nested: list[Handle], stored: bool) -> Handle:
         addresses = [handle.address for handle in nested]
@@ -290,9 +319,40 @@ class Peer:
         if status != READY:
             raise Failed(value)
         if handle.loaded is None:
-            lender = handle.ref.owner if isinstance(handle.ref, Address) else None
-            handle.loaded = yield from self.load(value, lender)
+            handle.loaded = yield from self._load_object(handle.ref, value)
         return handle.loaded
+
+    def _load_object(self, ref: int | Address, value: Any) -> Steps:
+        """As `Owner.load`; raises Failed."""
+        lender = ref.owner if isinstance(ref, Address) else None
+        while True:
+            entry = self.machine.references.entries.get(ref)
+            if extent_of(value) is not None and entry is not None and entry.status == READY:
+                value = entry.value
+            try:
+                if extent_of(value) is not None and entry is not None and entry.status != READY:
+                    raise Gone("known to be lost", (0, 0))
+                return (yield from self.load(value, lender))
+            except Gone as gone:
+                segment, key = gone.args
+            while True:
+                again = self.recovering.get(ref)
+                if again is None:
+                    again = self.recovering[ref] = Handle(self, ref)
+                    self.feed(HandleAdded(ref))
+                self.feed(ValueLost(ref, key, segment))
+                self.tell_missed()
+                entry = self.machine.references.entries[ref]
+                if entry.status == PENDING:
+                    yield from self.wait_for(again, True)
+                else:
+                    self.recovering.pop(ref, None)
+                status, value = entry.status, entry.value
+                del again
+                if status != PENDING and status != GONE:
+                    break
+            if status != READY:
+                raise Failed(value)
 
     def wait_for(self, handle: Handle, helps: bool) -> Steps:
         yield lambda: handle.outcome is not None
@@ -304,10 +364,12 @@ class Peer:
         if extent is not None:
             if not is_argument:
                 value = self.machine.references.current(value)
-            if self.memory.is_unlinked(value):
+            self.session.perhaps_steal(value)
+            there = extent_of(value)
+            if self.memory.is_unlinked(value) and there[2] not in self.memory.lost:
                 keeper = self.session.keepers[extent_key(extent)]
                 assert self.session.is_dead(keeper), f"{keeper} keeps {extent}, and it is gone"
-                raise lost("its segment is gone")
+                raise Gone(there[2], extent_key(extent))
             payload, key = self.memory.read(self.number, value)
             assert key is not None
             view = View(self, key)
@@ -335,6 +397,8 @@ class Peer:
         self.feed(HandleAdded(ref, lender))
         self.flush()
         entry = self.machine.references.entries[ref]
+        if own and entry.status == PENDING:
+            self.pending[ref] = handle  # its value was lost, and is computed again
         if entry.status != PENDING:
             handle.outcome = (entry.status, entry.value)
         return handle

@@ -161,4 +161,34 @@ OWNERS_MUTATIONS = [
         "                self.orphans[other.number] = other\n",
         "                pass\n",
     ),
+    (
+        "what was lost of several values while their task ran is never made again",
+        "submission.py",
+        "                missing = several.take_missing(self, task)",
+        "                several.take_missing(self, task)",
+    ),
+    (
+        "what comes for one of several values that is there is not freed",
+        "returns.py",
+        "        submission.borrowing.discard(worker.number, status, value, nested)\n",
+        "",
+    ),
+    (
+        "a borrower that has not found a value hears nothing more",
+        "recovery.py",
+        "        self._lose(key, segment)\n        self._borrowing.answer(peer, object_id)\n",
+        "        self._lose(key, segment)\n",
+    ),
+    (
+        "an execution for a lost value is not charged",
+        "recovery.py",
+        "        task.charged += 1\n",
+        "",
+    ),
+    (
+        "of a task that is to run again, other values that are gone do not come",
+        "returns.py",
+        "            entry.status = PENDING\n        elif",
+        "            pass\n        elif",
+    ),
 ]

@@ -1,27 +1,28 @@
 """A simulated session in which every process owns: all of them run the real machine.
 
 Between any two processes messages keep their order; what comes first from different ones is left
-to chance. So is who dies, and when: also in the middle of sending. At the end everything that was
-submitted has its outcome, what was dropped is gone in every process, and nobody waits.
+to chance. So is who dies, and when: also in the middle of sending; and which memory is removed, and
+when. At the end everything that was submitted has its outcome, what was dropped is gone in every
+process, and nobody waits.
 """
 
 from __future__ import annotations
 
 import gc
-import pickle
 import random
 from collections import deque
 from typing import Any
 
 from owndist.core import messages as m
 from owndist.core.commands import Drained, Kill, KillIfRunning, LookAgain, Spawn, SweepDead, Unlink
-from owndist.core.ids import DRIVER, Address, ExtentKey
+from owndist.core.ids import DRIVER, ExtentKey
 from owndist.core.machine import Machine
 from owndist.core.reports import LookedAgain, Received, ShutdownAsked, WorkerEnded
-from owndist.core.values import CANCELLED, DIED, ERROR, FAILED, LOST, OWNER_DIED, READY
+from owndist.core.values import extent_of
 
-from .bodies import Body, Failed, Steps, decode
+from .bodies import Body, Failed, Steps
 from .inside import Worker
+from .judging import check_borrowed
 from .memory import Memory
 from .peer import Ended, Peer
 from .rest import check_rest, describe
@@ -32,9 +33,18 @@ class Session:
     """The processes, and everything between them."""
 
     def __init__(
-        self, rng: random.Random, program: Plan, max_workers: int, max_tasks: int | None
+        self,
+        rng: random.Random,
+        program: Plan,
+        max_workers: int,
+        max_tasks: int | None,
+        lineage_bytes: int = 0,
     ) -> None:
         self.rng = rng
+        self.lineage_bytes = lineage_bytes
+        self.losing = False  # memory is removed
+        self.losses_left = 0
+        self.thief = random.Random(0)
         self.now = 0
         self.steps = 0
         self.deaths_left = 0
@@ -49,8 +59,10 @@ class Session:
         self.things: dict[tuple[int, int], Thing] = {}  # {(owner, object): what it is}
         self.keepers: dict[ExtentKey, int] = {}  # whose object each extent was written for
         self.outcomes: dict[tuple[int, int], int] = {}  # own objects that have one
+        self.makers: dict[tuple[int, int], tuple[int, int]] = {}  # whose value an object is
         self.starts: dict[tuple[int, int], int] = {}
         self.deaths: dict[tuple[int, int], int] = {}  # {(owner, task): deaths while it ran}
+        self.recomputed: dict[tuple[int, int], int] = {}
         self.cancelled: dict[tuple[int, int], None] = {}
         self.stops: random.Random | None = None  # if tasks that run are stopped
         self.let_go: dict[tuple[int, int], None] = {}  # a borrower was told so
@@ -105,6 +117,14 @@ class Session:
             del self.wires[wire]
         self.say(f"process {number} {'ends' if worker.left else 'dies'}")
 
+    def perhaps_steal(self, value: Any) -> None:
+        """A value is about to be read: its memory may be gone just now."""
+        if self.losses_left and self.thief.random() < 0.2:
+            extent = extent_of(value)
+            if extent is not None and self.memory.remove(extent[2]):
+                self.losses_left -= 1
+                self.say(f"{extent[2]} is removed")
+
     # -- steps
 
     def choose(self, idle_chance: float) -> bool:
@@ -145,6 +165,8 @@ class Session:
             found += [(process, *action) for action in process.idle_actions()]
             if self.deaths_left and isinstance(process, Worker):
                 found.append((process, "die", 0, 1))
+        if self.losses_left:
+            found.append((self.driver, "steal", 0, 2))
         return found
 
     def _do(self, process: Peer, name: str, which: int) -> None:
@@ -153,6 +175,9 @@ class Session:
         if name == "die":
             self.deaths_left -= 1
             process.alive = False
+        elif name == "steal":
+            self.losses_left -= 1
+            self.memory.lose(self.thief)  # whatever it hits
         else:
             try:
                 process.do(name, which)
@@ -177,7 +202,11 @@ class Session:
     def tell(self, number: int, report: object, commands: list[Any]) -> None:
         if self.told is not None:
             self.told.append(f"{self.now / 1e6:.2f} ms, {number}: {report}")
-            self.told += [f"        {command}" for command in commands]
+            for command in commands:
+                shown: object = command
+                if isinstance(command, SweepDead):
+                    shown = (command.worker, sorted(command.keep))  # sets have no order
+                self.told.append(f"        {shown}")
 
     # -- what must hold
 
@@ -201,80 +230,6 @@ class Session:
     def check_sent(self, owner: int, task: int) -> None:
         """A task goes to a worker."""
         assert (owner, task) not in self.cancelled, f"task {task} is sent although it is cancelled"
-
-    def check_outcome(self, address: Address, status: int, value: Any, own: bool) -> None:
-        """An object has its outcome, somewhere: is it the right one, or excused?"""
-        name = (address.owner, address.id)
-        thing = self.things[name]
-        if own:
-            assert name not in self.outcomes, f"object {name} resolves twice"
-            self.outcomes[name] = status
-        if status == READY:
-            assert not thing.doomed, f"{thing.name} has a value"
-            text, refs, _ = decode(value)
-            assert text == thing.text, f"{thing.name} is {text} instead of {thing.text}"
-            inner = [self.things[ref[1], ref[2]] for ref in refs]
-            assert inner == list(thing.refs), f"{thing.name} holds {inner}"
-        elif status == CANCELLED:
-            stopped = name in self.cancelled or self.takes_cancelled(thing)
-            assert stopped, f"object {name} is cancelled without being asked for"
-            self.cancelled[name] = None
-        else:
-            assert status == FAILED
-            self.check_failure(value, thing)
-            if not own:
-                self.let_go[name] = None
-
-    def takes_cancelled(self, thing: Thing) -> bool:
-        """Whether it takes what was cancelled with the task that ran on top of another."""
-        slots = thing.slots if isinstance(thing, Plan) else ()
-        return any(self.things[name] is slot for name in self.cancelled for slot in slots)
-
-    def check_failure(self, failure: Any, thing: Thing) -> None:
-        """Whether something has happened that allows this (Laws 33, 46, 50)."""
-        kind, detail, name = failure
-        if kind == ERROR:
-            said = pickle.loads(detail)
-            if said[0] == "raised":
-                task = self.things[said[1:]]
-                assert isinstance(task, Plan)
-                assert task.raises, f"{task.name} raises"
-                assert thing.doomed or self.dead, f"{thing.name} fails with {said}"
-            elif said[1] is None:
-                assert self.cancelled, f"{thing.name} has read what nobody has cancelled"
-            else:
-                self.check_failure(said[1], thing)
-        elif kind == DIED:
-            owner, task_id = map(int, name.split("."))
-            task = self.things[owner, task_id]
-            assert isinstance(task, Plan)
-            assert detail[2] == task.max_retries + 1, f"{thing.name}: retries left: {failure}"
-            deaths = self.deaths.get((owner, task_id), 0)
-            assert deaths, f"task {name} has died unseen"
-            assert deaths + task.raises >= detail[2], f"{thing.name}: {deaths} deaths, {failure}"
-        elif kind == OWNER_DIED:
-            number = int(detail.split()[1].rstrip(","))
-            assert self.is_dead(number), f"{thing.name}: {failure}, who lives"
-            # Or it left since all that it owned was let go of, with somebody else who was killed.
-            assert self.killed or self.driver.drained, f"{thing.name}: {failure}, who has left"
-        else:
-            assert kind == LOST and self.killed, f"{thing.name}: {failure}"
-
-    def check_borrowed(self) -> None:
-        """What a process keeps, its living owner keeps too (Laws 12, 17, 20)."""
-        for process in self.processes():
-            if process.machine.borrowing.unanswered:
-                continue  # it may not have been seen by anybody yet
-            for address in process.borrowed:
-                owner = self.workers.get(address.owner) if address.owner else self.driver
-                if owner is None or not owner.alive:
-                    continue
-                entry = process.machine.references.entries.get(address)
-                if entry is None or entry.status == FAILED or tuple(address)[1:] in self.let_go:
-                    continue
-                assert address.id in owner.machine.references.entries, (
-                    f"object {address} was freed; process {process.number} borrows it"
-                )
 
 
 class Driver(Peer):
@@ -403,17 +358,35 @@ class Driver(Peer):
         self.feed(WorkerEnded(number, running, 1000 + number, exitcode, "", owner))
 
 
-def simulate(seed: int, record: bool = False, stops: bool = False) -> Session:
+def simulate(
+    seed: int, record: bool = False, stops: bool = False, losses: bool | None = None
+) -> Session:
     """Run one random program to its end; raises AssertionError where something is wrong.
 
     Args:
         stops: tasks that run are stopped, too.
+        losses: memory is removed, and tasks have several values. None: for half of the seeds.
     """
     rng = random.Random(f"owners {seed}")
-    author = Author(rng, most=rng.choice((3, 8, 20, 40)), depth=rng.choice((1, 2, 2, 3, 4)))
-    session = Session(
-        rng, author.root, rng.choice((1, 1, 2, 2, 3, 4)), rng.choice((None, None, None, 1, 2, 5))
+    # Draws of their own, so that the programs of known seeds stay what they are.
+    thief = random.Random(f"losses {seed}")
+    if losses is None:
+        losses = thief.random() < 0.5
+    author = Author(
+        rng,
+        most=rng.choice((3, 8, 20, 40)),
+        depth=rng.choice((1, 2, 2, 3, 4)),
+        several=thief if losses else None,
     )
+    session = Session(
+        rng,
+        author.root,
+        rng.choice((1, 1, 2, 2, 3, 4)),
+        rng.choice((None, None, None, 1, 2, 5)),
+        thief.choice((1 << 20, 1 << 20, 4_000, 0)) if losses else 0,
+    )
+    session.thief, session.losing = thief, losses
+    session.losses_left = thief.choice((0, 1, 3, 10)) if losses else 0
     if record:
         session.told = []
     if stops:
@@ -447,13 +420,13 @@ def _run(session: Session, idle_chance: float, shutdown_early: bool) -> None:
     driver = session.driver
     while not driver.finished:
         assert session.choose(idle_chance), "it stands still"
-        session.check_borrowed()
+        check_borrowed(session)
         assert session.steps < 30_000, "it never ends"
     if shutdown_early:
         driver.feed(ShutdownAsked(False))
     for _ in range(session.rng.randint(0, 200)):
         session.choose(idle_chance)
-    session.deaths_left = 0
+    session.deaths_left = session.losses_left = 0
     session.settle()
     for process in session.processes():
         process.globals.clear()

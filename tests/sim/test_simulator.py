@@ -66,7 +66,7 @@ def test_random_programs_end_well(seed: int) -> None:
 @pytest.mark.parametrize("number", OWNERS_REGRESSIONS, ids=str)
 def test_seeds_of_many_owners_end_well(number: int) -> None:
     """Laws 14, 15, 48, 52: see `OWNERS_REGRESSIONS`."""
-    session.simulate(number)
+    session.simulate(number, losses=False)
 
 
 def test_random_programs_of_many_owners_end_well(seed: int) -> None:
@@ -79,6 +79,19 @@ def test_random_programs_of_many_owners_end_well(seed: int) -> None:
             session.simulate(number)
         except Exception as error:
             raise AssertionError(f"session.simulate({number}) failed: {error}") from error
+
+
+def test_random_programs_of_many_owners_whose_memory_is_removed_end_well(seed: int) -> None:
+    """Laws 33, 37 to 40, 42, 43, 46: tasks have several values, and run again for lost ones."""
+    rng = random.Random(seed)
+    until = time.monotonic() + _BUDGET_S
+    recomputed = 0
+    while time.monotonic() < until or not recomputed:
+        number = rng.getrandbits(32)
+        try:
+            recomputed += sum(session.simulate(number, losses=True).recomputed.values())
+        except Exception as error:
+            raise AssertionError(f"session.simulate({number}, losses=True): {error}") from error
 
 
 def test_random_programs_in_which_tasks_are_stopped_end_well(seed: int) -> None:

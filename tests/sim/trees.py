@@ -51,6 +51,8 @@ class Plan(Thing):
     nested: tuple[Thing, ...] = ()
     ops: list[Op] = field(default_factory=list)
     gives: tuple[int, ...] = ()  # variables that are in the result
+    others: list[Thing] = field(default_factory=list)  # of a task with several values, the rest
+    others_give: list[tuple[int, ...]] = field(default_factory=list)
     way: int = INLINE
     args_stored: bool = False
     keeps_strangers: bool = False
@@ -72,15 +74,20 @@ class Author:
 
     Args:
         most: how many tasks it may have, about.
+        several: decides which tasks have several values; without it none has.
     """
 
-    def __init__(self, rng: random.Random, most: int, depth: int) -> None:
+    def __init__(
+        self, rng: random.Random, most: int, depth: int, several: random.Random | None = None
+    ) -> None:
         self.rng = rng
+        self.several = several
         self.left = most
         self.count = 0
         self.passing = rng.choice((0.1, 0.5, 0.9))  # how much of it is about futures
         self.failing = rng.choice((0.0, 0.0, 0.1))
         self.retries = rng.choice(((3,), (0, 1, 3), (3, 5)))
+        self.depth = depth
         self.root = self._plan(depth, (), (), rng.choice((3, 8, 16, 30)))
 
     def _plan(
@@ -120,6 +127,13 @@ class Author:
         plan.refs = tuple(things[v] for v in gives)
         said = f"{plan.name}({','.join(texts)})"
         plan.text = said if len(said) < 40 else hashlib.md5(said.encode()).hexdigest()[:8]
+        if self.several is not None and depth < self.depth and self.several.random() < 0.3:
+            for index in range(1, self.several.choice((2, 2, 3, 4))):
+                given = tuple(v for v in live if self.several.random() < self.passing / 2)[:2]
+                refs = tuple(things[v] for v in given)
+                name, text = f"{plan.name}[{index}]", f"{plan.text}[{index}]"
+                plan.others.append(Thing(name, text, refs, plan.doomed))
+                plan.others_give.append(given)
         return plan
 
     def _some(self, live: list[int], most: int) -> tuple[int, ...]:
@@ -148,11 +162,13 @@ class Author:
             ops.append(Op(SUBMIT, child, slots=slots, nested=nested, strangers=strangers))
             var = len(things)
             things.append(child)
+            things += child.others
+            values = range(var, var + 1 + len(child.others))
             if cancelled:
                 ops.append(Op(CANCEL, var=var, waits=rng.random() < 0.5))
-                ops.append(Op(rng.choice((DROP, KEEP)), var=var))
+                ops += [Op(rng.choice((DROP, KEEP)), var=value) for value in values]
             else:
-                live.append(var)
+                live += values
         elif draw < 0.55:
             nested = self._some(live, 2) if rng.random() < self.passing else ()
             self.count += 1
