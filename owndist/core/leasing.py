@@ -54,7 +54,7 @@ class Worker:
         self.queue: dict[TaskId, Task] = {}  # sent and without outcome, oldest first
         self.load_ns = 0  # estimated work in the queue
         self.left = left  # how many more tasks it may be sent, for max_tasks_per_child
-        self.ran = 0  # how many it was sent
+        self.ran = 0  # how many it was sent and has not given back
         self.progress_at = 0  # when it last reported or, idle before, was given a task
         self.waits = False  # its task waits for a future
         self.leaving = False  # to be given back when its queue is empty
@@ -110,6 +110,18 @@ class Leases:
         """The task is no longer the worker's. The caller says `settle_down` when it is done."""
         del worker.queue[task.id]
         worker.load_ns -= task.cost_ns
+
+    def take_back(self, worker: Worker, task: Task) -> None:
+        """The worker has not started the task, and will not. As `relieve`.
+
+        It does not count for max_tasks_per_child either. A worker that loads a large module for
+        its first task gives back all that it is sent meanwhile; it would be replaced before it has
+        run anything, and so would the one in its place.
+        """
+        self.relieve(worker, task)
+        worker.ran -= 1
+        if worker.left is not None:
+            worker.left += 1
 
     def settle_down(self, worker: Worker) -> bool:
         """After changes to its queue: put it where it belongs. True: it is to be given back."""

@@ -64,7 +64,7 @@ class Process:
         self.revoked = False  # it was asked for back
         self.promised: ProcessNumber | None = None  # for whom that was
         self.spare_at = 0  # since when it has no slot
-        self.ran = 0  # tasks sent to it by those who have given it back
+        self.ran = 0  # tasks that it has run for those who have given it back
         self.orphaned_at: int | None = None  # when its holder's death was told it
 
 

@@ -62,7 +62,7 @@ def on_recalled(
                 task.cancel_asked = False
                 submission._commands.append(CancelAnswered(task_id, False))
             continue
-        submission.leases.relieve(worker, task)
+        submission.leases.take_back(worker, task)
         submission.requeue(task)
     if not worker.queue:
         # With a task that has started it stays passed over: what has just come back must

@@ -49,6 +49,25 @@ def test_overdue_tasks_are_stolen_by_an_idle_worker() -> None:
     assert door.tasks_sent()[3:] == [(2, 2, 2), (2, 3, 2)]
 
 
+def test_a_task_that_came_back_does_not_wear_its_worker_out() -> None:
+    """max_tasks_per_child=2; the worker imports numpy before it can start the first of two."""
+    door = Door(max_workers=2, max_tasks=2)
+    door.make_short()
+    door.submit(1)
+    door.submit(2)
+    door.up(1)
+    assert [w for w, _, _ in door.tasks_sent()] == [1, 1]
+    door.up(2)
+    assert sends(door.tick(OVERDUE_NS), m.RECALL, 1)
+    door.say(1, (m.RECALLED, (1, 2), (1, 2)))
+    assert not door.sent(m.STOP, 1)
+    assert len(door.tasks_sent()) == 4  # both are where they can run
+    for worker, task, attempt in door.tasks_sent()[2:]:
+        assert attempt == 2
+        door.done(worker, task, attempt)
+    assert door.spawned() == [1, 2]
+
+
 def test_recalled_task_does_not_go_back_behind_the_long_one() -> None:
     """`f(0)` was short; `f(long)`, `f(1)`; one worker runs and two are allowed (Law 52)."""
     door = Door(max_workers=2)
@@ -137,7 +156,7 @@ def test_what_stands_behind_the_last_task_of_a_worker_is_recalled_when_it_blocks
     door.up(2)
     door.done(2, 2, attempt=2)
     door.unblocked(1)
-    assert sends(door.done(1, 1), m.STOP, 1)
+    assert not sends(door.done(1, 1), m.STOP, 1)  # it has run one of two
 
 
 def test_waiting_tasks_do_not_fill_the_machine_with_processes() -> None:
