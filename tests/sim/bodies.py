@@ -137,7 +137,10 @@ class Body:
         process = self.process
         if op.kind == SUBMIT:
             nested = [self._var(v) for v in op.nested]
-            for _ in range(min(op.strangers, len(process.globals))):
+            # A task that is given a future of what will hold its own makes a circle, if its inputs
+            # are kept for the case of a loss.
+            strangers = 0 if process.session.lineage_bytes else op.strangers
+            for _ in range(min(strangers, len(process.globals))):
                 nested.append(process.session.rng.choice(process.globals))
             assert isinstance(op.thing, Plan)
             slots = [self._var(v) for v in op.slots]

@@ -94,6 +94,8 @@ class Memory:
     def free(self, process: int, serial: int) -> None:
         """The writer may use the memory again."""
         key = (process, serial)
+        if self._was_lost_under_a_view(key):
+            return
         assert self.state[key] in (LIVE, LOST), f"extent {key} is freed twice"
         if self.strict and self.state[key] == LIVE:
             viewers = list(self._views.get(key, ()))
@@ -102,8 +104,18 @@ class Memory:
         self._remove(self._segments[key])
         self._remove(self._copies.pop(key, ""))
 
+    def _was_lost_under_a_view(self, key: ExtentKey) -> bool:
+        """Whether it has ended as lost, and a task that still had a view has named it once more.
+
+        Its owner takes that for news, finds it gone again, and frees it again: `Store.free` ignores
+        that.
+        """
+        return self.state[key] in (FREED, ABANDONED) and self._segments[key] in self.lost
+
     def abandon(self, process: int, serial: int) -> None:
         """Its owner is dead, and the writer does not know who reads it."""
+        if self._was_lost_under_a_view((process, serial)):
+            return
         there = self.state[process, serial] in (LIVE, LOST)
         assert there, f"extent {process, serial} is given up late"
         self.state[process, serial] = ABANDONED
