@@ -479,10 +479,9 @@ class Owner(Process):
 
 def _lost_extent(error: Exception) -> Extent:
     """What could not be read; raises the error if it is another one."""
-    from ..errors import ObjectLost
-
     if isinstance(error, OSError):
         raise Unreadable(error) from error
+    from ..errors import ObjectLost  # only now: without descriptors nothing can be imported
 
     if not isinstance(error, ObjectLost) or error.extent is None:
         raise error
