@@ -242,8 +242,8 @@ assert ctypes.CDLL(None).capset(header, none) == 0
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 one, other = socket.socketpair()
 socket.send_fds(one, [b"x"], [one.fileno()] * 100)
-futures = [pool.submit(abs, -n) for n in range(100)]
 try:
+    futures = [pool.submit(abs, -n) for n in range(100)]
     print([f.result(60) for f in futures] == list(range(100)))
 except BrokenProcessPool as error:
     print("Too many references" in str(error))
