@@ -345,14 +345,15 @@ class ReferenceTable:
             extent = extent_of(entry.value)
             if entry.status == READY and extent is not None and extent_key(extent) == key:
                 lost.append(entry)
+        released = []
         for entry in lost:
             entry.value = None
             entry.status = GONE if type(entry.id) is int else PENDING
             record.holders -= 1
-            for inner in self._uncount_nested(entry):
-                self.release_if_unneeded(inner)
+            released += self._uncount_nested(entry)
         self._release_extent(record)
-        for entry in lost:
+        # Only now: one of those inside may have had these bytes itself.
+        for entry in (*released, *lost):
             self.release_if_unneeded(entry)
         return [entry for entry in lost if self.entries.get(entry.id) is entry]
 

@@ -6,6 +6,7 @@ import pytest
 
 from owndist.core import messages as m
 from owndist.core.commands import CheckSegment, Send
+from owndist.core.reports import Mapped, Unmapped
 from owndist.core.values import DIED, FAILED, LOST, PENDING, READY, UNREAD
 
 from .door import Door, done, extent, only, sends
@@ -206,6 +207,22 @@ def test_all_that_had_these_bytes_have_lost_them() -> None:
     assert runs(door) == {1: 2, 2: 2}
     assert door.machine.references.entries[2].value == extent(1, 2)
     door.drop(1, 2)
+    door.assert_empty()
+
+
+def test_a_value_that_holds_a_future_for_its_own_bytes_is_lost_once() -> None:
+    """A task puts x, and returns x's array and a future for x: one extent; y alone keeps x."""
+    door = door_with()
+    door.submit(1, max_retries=0)
+    door.up(1)
+    door.put(2, extent(0, 1))
+    door.done(1, 1, extent(0, 1), nested=(2,))
+    door.drop(2)
+    door.feed(Mapped((0, 1)))
+    lose(door, 1, 0, 1)
+    door.feed(Unmapped([(0, 1)]))
+    assert door.freed() == [(0, 1)]
+    door.drop(1)
     door.assert_empty()
 
 
