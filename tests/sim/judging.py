@@ -6,7 +6,16 @@ import pickle
 from typing import TYPE_CHECKING, Any
 
 from owndist.core.ids import Address
-from owndist.core.values import CANCELLED, DIED, ERROR, FAILED, LOST, OWNER_DIED, READY
+from owndist.core.values import (
+    CANCELLED,
+    DIED,
+    ERROR,
+    FAILED,
+    LOST,
+    OWNER_DIED,
+    PENDING,
+    READY,
+)
 
 from .bodies import decode
 from .trees import Plan, Thing
@@ -20,7 +29,8 @@ def check_outcome(session: Session, address: Address, status: int, value: Any, o
     name = (address.owner, address.id)
     thing = session.things[name]
     if own:
-        twice = name in session.outcomes and not session.memory.lost
+        # A dead owner's memory goes, also what others have got by its name.
+        twice = name in session.outcomes and not (session.memory.lost or session.killed)
         assert not twice, f"object {name} resolves twice"
         session.outcomes[name] = status
     if status == READY:
@@ -91,6 +101,8 @@ def check_borrowed(session: Session) -> None:
             if owner is None or not owner.alive:
                 continue
             entry = process.machine.references.entries.get(address)
+            if session.memory.lost and entry is not None and entry.status == PENDING:
+                continue  # the value that brought it may be lost; then its owner says so
             if entry is None or entry.status == FAILED or tuple(address)[1:] in session.let_go:
                 continue
             assert address.id in owner.machine.references.entries, (
