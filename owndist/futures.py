@@ -52,7 +52,7 @@ class Peer(Protocol):
     def cancel(self, future: Future[Any], running: bool, force: bool, recursive: bool) -> bool: ...
     def is_running(self, object_id: ObjectId | Address) -> bool: ...
     def note_dropped(self, object_id: ObjectId | Address, stored: bool) -> None: ...
-    def make_waiters(self, future: Future[Any]) -> list[Any]: ...
+    def make_waiters(self, future: Future[Any], asleep: bool) -> list[Any]: ...
 
 
 class Detached(Exception):
@@ -102,7 +102,8 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
         if attribute == "_condition":
             return self.__dict__.setdefault("_condition", Condition())
         if attribute in ("_waiters", "_done_callbacks"):
-            return self.__dict__.setdefault(attribute, self._peer.make_waiters(self))
+            made = self._peer.make_waiters(self, attribute == "_waiters")
+            return self.__dict__.setdefault(attribute, made)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {attribute!r}")
 
     @property

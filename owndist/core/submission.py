@@ -76,6 +76,7 @@ class Submission:
         self.submitted = self.finished = self.failed = self.cancelled = self.retried = 0
         self.cancelling_all = False  # what has not started is not to start any more
         self.sent_ahead = False  # something may wait behind a task on a worker
+        self.sent_to_idle = False  # a worker has been given something that had nothing to do
         self.demand = Demand(landlord)
         # Set by the machine; see `recovery`.
         self.recover: Callable[[Ref], None]
@@ -131,6 +132,8 @@ class Submission:
             ready.popleft()
             if worker.queue:
                 self.sent_ahead = True
+            else:
+                self.sent_to_idle = True
             task.cost_ns = cost
             leases.assign(worker, task, now)
             self._commands.append(Send(worker.number, self.start(task, worker)))

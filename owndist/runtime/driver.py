@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 # that is every 0.3 ms, a tenth of what workers hold.
 _READ_EVERY = 32
 
-# During a burst, tasks are sent so many at a time: the system call, and waking a worker that has
-# just gone to sleep, cost as much as all the rest of a submission.
+# During a burst, tasks for workers that are busy are sent so many at a time: the system call costs
+# as much as all the rest of a submission.
 _SEND_EVERY = 16
 
 # How long `cancel` waits for a worker's word on whether the task has started. Seconds. It answers
@@ -69,8 +69,13 @@ class Driver(Shell):
             self._since_read = 0
             self._pool.read_all()
             self._reader.note_reading(_now())
-        pool = self._pool
-        if pool.unflushed and (not self._reader.burst_until or not self._since_read % _SEND_EVERY):
+        pool, submission = self._pool, self.machine.submission
+        if pool.unflushed and (
+            submission.sent_to_idle
+            or not self._reader.burst_until
+            or not self._since_read % _SEND_EVERY
+        ):
+            submission.sent_to_idle = False
             pool.flush()
 
     def _wake_if_needed(self) -> None:
@@ -170,8 +175,10 @@ class Driver(Shell):
         load.mapping = mapping  # type: ignore[attr-defined]
         return load
 
-    def make_waiters(self, future: Future[Any]) -> list[Any]:
-        """The list through which `wait` and `as_completed` wait for a future."""
+    def make_waiters(self, future: Future[Any], asleep: bool) -> list[Any]:
+        """The list of those who wait for a future, or of its callbacks."""
+        if asleep and self._reader.burst_until:
+            self.end_burst()  # who waits submits nothing
         return []
 
     # -- looking

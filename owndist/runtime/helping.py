@@ -99,7 +99,7 @@ class Waiting(Owner):
                 self._feed(WaitEnded(task))
                 self._flush()
 
-    def make_waiters(self, future: Future[Any]) -> list[Any]:
+    def make_waiters(self, future: Future[Any], asleep: bool) -> list[Any]:
         """A list of those who are told when the future is settled, and so wait for it."""
         return Waiters(self, future._object)
 

@@ -139,8 +139,12 @@ class Process(ABC):
         """A future was collected. Any thread, any time, any lock held."""
 
     @abstractmethod
-    def make_waiters(self, future: Future[Any]) -> list[Any]:
-        """The list through which `wait` and `as_completed` wait for a future."""
+    def make_waiters(self, future: Future[Any], asleep: bool) -> list[Any]:
+        """The list through which `wait` and `as_completed` wait for a future, or of its callbacks.
+
+        Args:
+            asleep: it is the first: the calling thread is about to wait.
+        """
 
     @abstractmethod
     def _wait_at_gate(self, gate: Gate) -> None:

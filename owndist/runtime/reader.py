@@ -16,8 +16,12 @@ else:
 
 # Two readings by a submitting thread within so many nanoseconds are a burst of submissions.
 # During one the reader keeps out of the way: the submitting thread does its reading, and two
-# threads that fight for the interpreter and the lock take five times as long as one.
-BURST_NS = 2_000_000
+# threads that fight for the interpreter and the lock take five times as long as one. It must be
+# longer than the readings are apart while they do fight, on a slow and busy machine, or a burst
+# would never be seen there.
+BURST_NS = 10_000_000
+# A burst is over when there has been no reading for twice the time between the last two, and this.
+_SLACK_NS = 500_000
 
 
 class Owner(Protocol):
@@ -86,8 +90,9 @@ class Reader:
 
     def note_reading(self, now: int) -> None:
         """A submitting thread has done the reading, at `now` (ns)."""
-        if now - self._last_reading < BURST_NS:
-            self.burst_until = now + BURST_NS
+        apart = now - self._last_reading
+        if apart < BURST_NS:
+            self.burst_until = now + 2 * apart + _SLACK_NS
         self._last_reading = now
 
     def clear_burst(self) -> None:
