@@ -156,6 +156,7 @@ class Recovery:
             assert running.returns is not None
             running.returns.lose(ref - running.id)  # type: ignore[operator]
             entry.status = PENDING  # see `returns`: its task has others to give yet
+            self._pass_on_want(entry)
             return
         if task is None or self.over:
             fate = entry.fate or "nothing is kept that it could be computed from"
@@ -183,3 +184,9 @@ class Recovery:
         await_inputs(self._submission, task)
         if task.state == T_READY:
             self._submission.ready.append(task)
+        self._pass_on_want(entry)
+
+    def _pass_on_want(self, entry: Entry) -> None:
+        """What a worker waits for needs this object anew: nobody else will say so."""
+        if any(dependent.wanted for dependent in entry.dependents or ()):
+            self._submission.want(entry.id)

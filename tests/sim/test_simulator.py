@@ -41,6 +41,10 @@ OWNERS_REGRESSIONS = {
     1494: "of two workers that were granted at once, one was neither used nor given back",
 }
 
+STOPS_REGRESSIONS = {
+    2793639365: "all processes waited, and a lost input of what they waited for got no worker",
+}
+
 _ROOT = Path(__file__).parents[2]
 _BUDGET_S = 6.0
 
@@ -67,6 +71,12 @@ def test_random_programs_end_well(seed: int) -> None:
 def test_seeds_of_many_owners_end_well(number: int) -> None:
     """Laws 14, 15, 48, 52: see `OWNERS_REGRESSIONS`."""
     session.simulate(number, losses=False)
+
+
+@pytest.mark.parametrize("number", STOPS_REGRESSIONS, ids=str)
+def test_seeds_in_which_tasks_are_stopped_end_well(number: int) -> None:
+    """Laws 39, 52: see `STOPS_REGRESSIONS`."""
+    session.simulate(number, stops=True)
 
 
 def test_random_programs_of_many_owners_end_well(seed: int) -> None:
