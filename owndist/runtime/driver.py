@@ -68,7 +68,10 @@ class Driver(Shell):
         if self._since_read >= _READ_EVERY:
             self._since_read = 0
             self._pool.read_all()
-            self._reader.note_reading(_now())
+            # Who waits for each task before the next one submits no burst, and the reader, in which
+            # callbacks run, would put itself to sleep.
+            if len(self.machine.submission.tasks) >= _SEND_EVERY and not self._reader.is_current():
+                self._reader.note_reading(_now())
         pool, submission = self._pool, self.machine.submission
         if pool.unflushed and (
             submission.sent_to_idle
@@ -79,8 +82,7 @@ class Driver(Shell):
             pool.flush()
 
     def _wake_if_needed(self) -> None:
-        if not self._reader.burst_until:
-            self._reader.poke()
+        self._reader.poke()
 
     def _tell_forgotten(self, kept: Container[int]) -> None:
         self._pool.forget(kept)
@@ -177,7 +179,7 @@ class Driver(Shell):
 
     def make_waiters(self, future: Future[Any], asleep: bool) -> list[Any]:
         """The list of those who wait for a future, or of its callbacks."""
-        if asleep and self._reader.burst_until:
+        if asleep and self._reader.burst_until and self._is_ours():
             self.end_burst()  # who waits submits nothing
         return []
 

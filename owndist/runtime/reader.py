@@ -22,6 +22,9 @@ else:
 BURST_NS = 10_000_000
 # A burst is over when there has been no reading for twice the time between the last two, and this.
 _SLACK_NS = 500_000
+# However long it is, others may wait for a future, and callbacks and timers are due. So the reader
+# makes a round every so many nanoseconds: as often as the interpreter switches threads.
+_ROUND_NS = 5_000_000
 
 
 class Owner(Protocol):
@@ -104,12 +107,14 @@ class Reader:
     def _sleep_through_burst(self) -> None:
         if not self.burst_until:
             return
-        while self.burst_until:
-            left_ns = self.burst_until - time.monotonic_ns()
-            if left_ns <= 0:
+        now = time.monotonic_ns()
+        round_at = now + _ROUND_NS
+        while self.burst_until and now < round_at:
+            if self.burst_until <= now:
                 self._owner.end_burst()
             else:
-                self._resume.acquire(timeout=left_ns / 1e9)
+                self._resume.acquire(timeout=(min(self.burst_until, round_at) - now) / 1e9)
+                now = time.monotonic_ns()
         self._resume.acquire(blocking=False)
 
     # -- the thread
