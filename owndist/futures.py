@@ -152,8 +152,8 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return what the task raised, or None. A value in shared memory is not fetched.
 
-        But under a running event loop it is, and what `result` would raise is returned: asyncio
-        asks this first, then takes it for granted that there is a result.
+        But for asyncio it is, and what `result` would raise is returned: asyncio asks this first,
+        then takes it for granted that there is a result.
 
         Args:
             timeout: seconds to wait; None for as long as it takes.
@@ -166,7 +166,7 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
             self._peer.wait_for(self, timeout)
         if self._outcome is not None:
             try:
-                self._resolve(want_value=_in_event_loop())
+                self._resolve(want_value=_asked_by_asyncio())
             except Unreadable as error:
                 return error.reason
         return super().exception(0)
@@ -382,10 +382,14 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
             pass  # `__init__` did not get far
 
 
-def _in_event_loop() -> bool:
-    """Whether this is called by a coroutine or a callback of asyncio."""
-    asyncio = sys.modules.get("asyncio.events")
-    return asyncio is not None and asyncio._get_running_loop() is not None
+def _asked_by_asyncio() -> bool:
+    """Whether `exception` is called by asyncio, which asks for `result` next.
+
+    Not whether a loop runs: others, who ask there only for the error, may hold locks that whoever
+    brings the value needs (`wait` with FIRST_EXCEPTION does).
+    """
+    caller = sys._getframe(1).f_back
+    return caller is not None and caller.f_globals.get("__name__") == "asyncio.futures"
 
 
 def _cannot_load(name: str, error: BaseException) -> BaseException:

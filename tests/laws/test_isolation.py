@@ -7,9 +7,11 @@ import gc
 import os
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import (
+    FIRST_EXCEPTION,
     CancelledError,
     InvalidStateError,
     ProcessPoolExecutor,
@@ -26,6 +28,7 @@ import pytest
 
 from owndist import OwnershipExecutor
 from owndist.errors import NotSerializable, RemoteError
+from owndist.testing import lose_value
 from tests.parity.conftest import Bell, Gate
 
 from . import tasks
@@ -298,6 +301,22 @@ def test_a_coroutine_hears_that_a_value_cannot_be_loaded(
 
     with pytest.raises(NotSerializable, match="ValueError: broken on arrival"):
         asyncio.run(wait_for_it())
+
+
+def test_who_asks_for_the_error_alone_fetches_no_value_in_a_coroutine_either(
+    pool: OwnershipExecutor,
+) -> None:
+    """Laws 8 and 52: `wait` asks for it while it has all futures locked, which nobody completes."""
+    lost = pool.submit(lambda: [time.sleep(0.3), np.ones(200_000)][1])
+    wait([lost], PATIENCE_S)
+    assert lose_value(lost)
+    running = pool.submit(time.sleep, 0.1)  # ends while the other one would be computed again
+
+    async def wait_for_them() -> Any:
+        return wait([lost, running], PATIENCE_S, FIRST_EXCEPTION)
+
+    assert not asyncio.run(wait_for_them()).not_done
+    assert lost.result(PATIENCE_S)[0] == 1.0
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
