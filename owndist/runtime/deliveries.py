@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.reports import Yielded
 from ..core.returns import STREAM
 from ..core.values import extent_key, extent_of
+from .copies import end_copy
 from .usercode import Cut, call_user, store_one
 
 if TYPE_CHECKING:
@@ -102,6 +103,8 @@ class Deliveries:
                 value = call_user(next, values)
             except StopIteration:
                 return index
+            if self._worker.copied:
+                end_copy()  # before it waits for credit, which no thread here would bring
             if not self._may_yield(index):
                 break
             if index >= self._first:

@@ -47,8 +47,7 @@ class Waiting(Owner):
     def wait_for(self, future: Future[Any], timeout: float | None) -> None:
         """Wait for a future; meanwhile run what it needs, or lend this worker's slot."""
         refs = (future._object,)
-        if self.copied:
-            raise RuntimeError("this future belongs to the process that this one was forked from")
+        self._refuse_in_copy()
         if timeout is None:
             self.help(refs, future._is_settled)
         if future._is_settled():
@@ -61,8 +60,13 @@ class Waiting(Owner):
             self.end_waiting(waiting)
             self.strike_if_due()
 
+    def _refuse_in_copy(self) -> None:
+        if self.copied:
+            raise RuntimeError("this future belongs to the process that this one was forked from")
+
     def help(self, refs: tuple[Ref, ...], done: Callable[[], bool]) -> None:
         """While the running task waits for these: run those of its own tasks that it needs."""
+        self._refuse_in_copy()
         if threading.get_ident() != self.main_thread:
             return
         while not done() and self._nested < _MOST_NESTED:
@@ -85,6 +89,7 @@ class Waiting(Owner):
         Returns:
             What `end_waiting` is to be given.
         """
+        self._refuse_in_copy()
         with self._lock:
             task = self.machine.execution.running
             if task is not None:

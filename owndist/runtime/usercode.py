@@ -70,10 +70,14 @@ def call_task(
             end_copy()
         if deliver is not None:
             result = deliver(result)
+            if worker.copied:
+                end_copy()  # the user's generator has forked
         # The arguments' mappings should be gone, if they can be, when the owner hears of the
         # outcome; but not before the result is written: it may be one of them.
         return _store(worker, result, name)
     except Cut:
+        if worker.copied:
+            end_copy()
         return CANCELLED, None, [], (), []
     except BaseException as error:
         if worker.copied:

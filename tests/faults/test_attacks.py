@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import Future, wait
 from pathlib import Path
 
@@ -64,11 +65,27 @@ def fork_in_a_stream():  # type: ignore[no-untyped-def]
     yield 2
 
 
+def end_a_stream_in_a_child():  # type: ignore[no-untyped-def]
+    """The child ends the generator, which the worker goes on with once the child has ended."""
+    yield 1
+    pid = os.fork()
+    if not pid:
+        os.close(2)
+        signal.alarm(PATIENCE_S)
+        return
+    yield os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    yield from range(2, 20)
+
+
 def use_the_executor_in_a_child(executor) -> list[str]:  # type: ignore[no-untyped-def]
     future = executor.submit(identity, 1)
     reading, writing = os.pipe()
     if os.fork() == 0:
-        for use in (lambda: executor.submit(identity, 2), lambda: future.result()):
+        for use in (
+            lambda: executor.submit(identity, 2),
+            lambda: future.result(),
+            lambda: wait([future]),  # would run it here, and a second time in the worker
+        ):
             try:
                 use()
             except RuntimeError as error:
@@ -101,6 +118,27 @@ def test_the_last_task_of_a_burst_runs_although_nobody_asks_for_results() -> Non
             wait(futures, timeout=PATIENCE_S)
             last = pool.submit(identity, -1)
             assert wait([last], timeout=PATIENCE_S).done == {last}
+
+
+def test_a_steady_flow_of_submissions_keeps_nobody_else_waiting() -> None:
+    """Law 52: the reader sleeps while somebody submits without end, but not for ever."""
+    with OwnershipExecutor(3, FORK) as pool:
+        done = threading.Event()
+
+        def wait_now_and_then() -> None:
+            for _ in range(4):
+                pool.submit(time.sleep, 0.02).result(PATIENCE_S)
+            done.set()
+
+        waiter = threading.Thread(target=wait_now_and_then)
+        waiter.start()
+        submitted = 0
+        while submitted < 60_000 and not done.is_set():
+            pool.submit(identity, submitted)
+            submitted += 1
+            sum(range(1_500))
+        assert done.is_set()
+        waiter.join(PATIENCE_S)
 
 
 def test_a_task_that_closes_all_descriptors_is_not_run_for_ever() -> None:
@@ -149,11 +187,20 @@ def test_a_child_that_goes_on_with_a_stream_ends() -> None:
         assert [value.result(PATIENCE_S) for value in values] == [1, 0, 2]
 
 
+def test_a_child_that_ends_a_stream_ends_alone() -> None:
+    """Law 69: the stream goes on in the worker, and so do the tasks after it."""
+    with OwnershipExecutor(1, FORK) as pool:
+        values = pool.options(num_returns="stream").submit(end_a_stream_in_a_child)
+        assert [value.result(PATIENCE_S) for value in values] == [1, 0, *range(2, 20)]
+        again = [pool.submit(identity, number) for number in range(40)]
+        assert [future.result(PATIENCE_S) for future in again] == list(range(40))
+
+
 def test_a_child_of_a_task_cannot_use_the_executor() -> None:
     """Law 69: it is told so, and does not wait for a lock that nobody there will release."""
     with OwnershipExecutor(2, FORK) as pool:
         told = pool.submit(use_the_executor_in_a_child, pool).result(PATIENCE_S)
-        assert len(told) == 2
+        assert len(told) == 3
         assert all("belongs to the process that this one was forked from" in text for text in told)
 
 
