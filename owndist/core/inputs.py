@@ -37,6 +37,10 @@ def await_inputs(submission: Submission, task: Task) -> None:
         task.state = T_WAITING
         for ref in [ref for ref in task.slots if entries[ref].status == GONE]:
             submission.recover(ref)  # which may fail the task, and let go of its arguments
+        if task.wanted and task.state == T_WAITING:
+            for ref in task.slots:
+                if entries[ref].status == PENDING:
+                    submission.want(ref)  # a worker waits for it, too
 
 
 def leave_dependents(submission: Submission, task: Task) -> None:
