@@ -92,14 +92,13 @@ class Inheritance:
     def on_holding(self, peer: ProcessNumber, message: Message, now: int) -> None:
         """An owner has answered."""
         _, number, segments = message
-        held = self.held.get(number)
-        if held is None:
-            return
+        awaited = self.awaited.get(number)
+        if awaited is None or peer not in awaited:
+            return  # it has answered before: what a dead process has sent may come twice
         for segment in segments:
-            held.setdefault(segment, {})[peer] = None
-        if number in self.awaited:
-            self.awaited[number].pop(peer, None)
-            self._sweep_if_known(number)
+            self.held[number].setdefault(segment, {})[peer] = None
+        del awaited[peer]
+        self._sweep_if_known(number)
 
     def on_unhold(self, peer: ProcessNumber, message: Message, now: int) -> None:
         """An owner needs a segment no more."""

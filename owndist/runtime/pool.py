@@ -359,7 +359,10 @@ class WorkerPool:
         worker.link.close()
         record = worker.record
         unsent = FrameDecoder().feed(record.outbox())
-        mine = [message for message in unsent if message[0] not in (m.SAY, m.CONNECT)]
+        # What it gave back is nobody's now in any case. And the words may have been heard before;
+        # a second time they would be taken for the answer to a later question.
+        skipped = (m.SAY, m.CONNECT, m.RECALLED)
+        mine = [message for message in unsent if message[0] not in skipped]
         if mine:
             self._feed(Received(number, mine))
         for message in unsent:

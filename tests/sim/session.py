@@ -63,6 +63,7 @@ class Session:
         self.starts: dict[tuple[int, int], int] = {}
         self.deaths: dict[tuple[int, int], int] = {}  # {(owner, task): deaths while it ran}
         self.recomputed: dict[tuple[int, int], int] = {}
+        self.raised: dict[tuple[int, int], int] = {}  # {(owner, task): runs that ended so}
         self.cancelled: dict[tuple[int, int], None] = {}
         self.stops: random.Random | None = None  # if tasks that run are stopped
         self.let_go: dict[tuple[int, int], None] = {}  # a borrower was told so
@@ -344,7 +345,8 @@ class Driver(Peer):
             self.take_in(number, session.receive(number, DRIVER, True)[0])
             self.linked.pop(number, None)
         del session.workers[number], self.links[number]
-        mine = [message for message in worker.record if message[0] not in (m.SAY, m.CONNECT)]
+        skipped = (m.SAY, m.CONNECT, m.RECALLED)
+        mine = [message for message in worker.record if message[0] not in skipped]
         if mine:
             self.feed(Received(number, mine))
         for message in worker.record:
