@@ -16,7 +16,7 @@ from owndist.core.reports import (
     WaitEnded,
     Yielded,
 )
-from owndist.core.values import READY, UNREAD
+from owndist.core.values import FAILED, READY, UNREAD
 
 from .bodies import Handle, Steps, call
 from .peer import Ended, Peer
@@ -78,6 +78,8 @@ class Worker(Peer):
         yield None
         outcome = yield from call(self, owner, message, plan, turn)
         status, value, handles, view = outcome
+        if status == FAILED:
+            session.raised[owner, task] = session.raised.get((owner, task), 0) + 1
         del outcome
         if status == UNREAD:
             session.starts[owner, task] -= 1

@@ -79,7 +79,8 @@ def _check_failure(session: Session, failure: Any, thing: Thing) -> None:
         assert detail[2] == task.max_retries + 1, f"{thing.name}: retries left: {failure}"
         deaths = session.deaths.get((owner, task_id), 0)
         assert deaths, f"task {name} has died unseen"
-        charged = deaths + task.raises + session.recomputed.get((owner, task_id), 0)
+        raised = session.raised.get((owner, task_id), 0)
+        charged = deaths + raised + session.recomputed.get((owner, task_id), 0)
         assert charged >= detail[2], f"{thing.name}: {deaths} deaths, {failure}"
     elif kind == OWNER_DIED:
         number = int(detail.split()[1].rstrip(","))
