@@ -38,10 +38,13 @@ OWNERS_REGRESSIONS = {
     146: "memory was used again under a view, of which a dead borrower alone had known",
     283: "a value was freed by a second owner, who had got it by its name and did not know it",
     284: "a value was given up with an owner that had only passed it on",
+    3839246570: "what was given back came twice: the second time for the answer to another recall",
     1494: "of two workers that were granted at once, one was neither used nor given back",
 }
 
 STOPS_REGRESSIONS = {
+    1759126594: "the same where another owner has the input",
+    2494086071: "a segment was unlinked twice, since its holder's last words came twice",
     2793639365: "all processes waited, and a lost input of what they waited for got no worker",
 }
 
