@@ -75,11 +75,12 @@ class Bindings:
             self.replaced.setdefault(before, {})[name] = namespace.here.entries[name]
 
     def restore(self, owner: int) -> None:
-        """A task of this owner is about to start: bind what it had sent, and another replaced."""
-        replaced = self.replaced.pop(owner, None)
-        if not replaced:
-            return
+        """A task of this owner is about to start: bind what it had sent, and another replaced.
+
+        No lock is held: a thread that binds has this one's, and may want the worker's for a future.
+        """
         with self._lock:
+            replaced = self.replaced.pop(owner, {})
             for name, (key, value) in replaced.items():
                 self._keep_for_binder(name, owner)
                 self._binder[name], self._bound[name] = owner, key

@@ -175,16 +175,15 @@ class Worker(Inside):
                     if machine.execution.stopping and machine.may_leave():
                         break
                     self._main_waits = True
-                else:
-                    if self._bindings.replaced:
-                        self._bindings.restore(item[0])
-                    if len(machine.execution.queue) and not self._reader_ticks:
-                        self._reader_ticks = True
-                        self._signals.wake_reader()
+                elif len(machine.execution.queue) and not self._reader_ticks:
+                    self._reader_ticks = True
+                    self._signals.wake_reader()
             if item is None:
                 self._wait_for_work()
                 continue
             if item[1][0] == m.TASK:
+                if self._bindings.replaced:
+                    self._bindings.restore(item[0])
                 self._run_task(*item)
             else:
                 self._bindings.apply_due()
