@@ -179,8 +179,7 @@ def fork_quietly(make: Callable[[], Nursery]) -> Nursery:
 def _exec(theirs: socket.socket, setup: WorkerSetup, keep_fds: tuple[int, ...]) -> int:
     from multiprocessing import resource_tracker, spawn, util
 
-    interrupts = [signal.SIGINT]
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, interrupts)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())  # as it is
     # As the standard library does: workers share the driver's tracker, so that shared memory
     # made by a task outlives its worker.
     tracker_fd = int(resource_tracker.getfd() or 0)
@@ -195,9 +194,9 @@ def _exec(theirs: socket.socket, setup: WorkerSetup, keep_fds: tuple[int, ...]) 
     arguments = [executable, *util._args_from_interpreter_flags(), "-c", code]  # type: ignore[attr-defined]
     passed = sorted({theirs.fileno(), tracker_fd, *keep_fds})
     spawn_process: Any = util.spawnv_passfds
-    # Again, for the tracker's start unblocks them. A Ctrl-C of a terminal goes to the new process,
-    # too, which would end with a traceback until it can ignore it.
-    signal.pthread_sigmask(signal.SIG_BLOCK, interrupts)
+    # Only now, for the tracker's start lets it in again. A Ctrl-C of a terminal goes to the new
+    # process, too, which would end with a traceback until it can ignore it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         return int(spawn_process(os.fsencode(executable), arguments, passed))
     finally:
